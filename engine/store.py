@@ -1,0 +1,527 @@
+"""Everything that must outlive the process: calls, their timelines, numbers, the account, the outbox.
+
+SQLite through sqlite-utils. One thread owns the writing connection; a write is awaited until its commit is on
+disk, and writes that wait together share one commit, because an fsync per call would cap calls per second at
+what the disk can sync. Reads have a connection of their own and never wait for a writer (WAL).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import structlog
+from sqlite_utils import Database
+
+from engine.clock import Clock
+from engine.ids import Ids, sid
+from engine.schema import (
+    CALL_COLUMNS,
+    TERMINAL_STATUSES,
+    Account,
+    CallRow,
+    NumberRow,
+    OutboxItem,
+    PendingCallback,
+    StoreError,
+    TimelineRow,
+    call_from,
+    connect,
+    make_private,
+    outbox_item_from,
+    plain,
+    timeline_from,
+    to_column,
+    to_text,
+)
+from engine.signature import pairs
+
+__all__ = [
+    "TERMINAL_STATUSES",
+    "Account",
+    "CallRow",
+    "NumberRow",
+    "OutboxItem",
+    "PendingCallback",
+    "Store",
+    "StoreError",
+    "TimelineRow",
+]
+
+BUSY_TIMEOUT_S = 5.0  # another program (a backup, the sqlite3 shell) may hold the file this long
+MAX_BATCH = 500  # writes in one commit: bounds what one failing commit has to run again
+MAX_PAGE = 1000  # rows in one read: the REST API's largest page
+MAX_NOTES = 20_000  # notes not yet written: some seconds of a full machine, a few MB
+MAX_NOTE_BYTES = 16 * 1024  # one note's JSON: a larger one carries something that does not belong there
+NOTE_FLUSH_S = 0.25  # notes are for people who look; this is how stale a live view may be
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_INSERT_CALL = "INSERT INTO calls ({}) VALUES ({})".format(  # noqa: S608 - our own column names
+    ", ".join(f'"{name}"' for name in CALL_COLUMNS), ", ".join(f":{name}" for name in CALL_COLUMNS)
+)
+_INSERT_CALLBACK = (
+    "INSERT INTO outbox"
+    " (call_sid, sequence, url, method, params, due_at, created_at, attempts, state, last_error)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, 0, 'pending', '')"
+)
+_NEXT_SEQUENCE = "UPDATE calls SET next_sequence = max(next_sequence, ?) WHERE sid = ?"
+_INSERT_NOTE = "INSERT INTO timeline (call_sid, at_offset_s, kind, data) VALUES (?, ?, ?, ?)"
+# The oldest pending callback of each call, soonest first. An older pending one hides those behind it: that is
+# the whole of "in order per call".
+_HEADS = (
+    "SELECT * FROM outbox AS o WHERE state = 'pending' AND NOT EXISTS (SELECT 1 FROM outbox AS e"
+    " WHERE e.state = 'pending' AND e.call_sid = o.call_sid AND e.id < o.id) ORDER BY due_at, id LIMIT ?"
+)
+_UPDATABLE = frozenset(CALL_COLUMNS) - {"sid", "created_at", "next_sequence"}
+
+
+_Note = tuple[str, float, str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Write(Generic[T]):
+    """A function that changes the database, and the future of whoever awaits it."""
+
+    run: Callable[[Database], T]
+    done: asyncio.Future[T]
+
+
+_Outcome = tuple[_Write[Any], Any, Exception | None]
+
+
+class _Writer(threading.Thread):
+    """The one thread that changes the database.
+
+    A batch is one transaction with a savepoint per write, so a failed write undoes only itself. If the whole
+    commit fails (SQLite drops a transaction when the disk is full) its writes run again one by one, so that
+    only those that fail alone are reported as failed.
+    """
+
+    def __init__(self, connect: Callable[[], Database]) -> None:
+        super().__init__(name="store-writer", daemon=True)
+        self.commits = 0
+        self.notes: deque[_Note] = deque()
+        self.opened: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Write[Any] | str | None] = queue.SimpleQueue()
+        self._connect = connect
+
+    def submit(self, write: _Write[Any]) -> None:
+        self._queue.put(write)
+
+    def note(self, note: _Note) -> None:
+        self.notes.append(note)
+        if (
+            len(self.notes) == 1
+        ):  # counted after the append: the thread may have emptied the buffer just before
+            self._queue.put("notes")
+
+    def stop(self) -> None:
+        """End after everything submitted so far, notes included."""
+        self._queue.put(None)
+
+    def run(self) -> None:
+        try:
+            db = self._connect()
+        except Exception as error:
+            self.opened.put(error)
+            return
+        self.opened.put(None)
+        flush_at, stop = math.inf, False
+        while not stop:
+            batch, stop = self._collect(flush_at)
+            if batch or stop or time.monotonic() >= flush_at:
+                self._settle(self._commit(db, batch))
+                flush_at = math.inf
+            if self.notes and flush_at == math.inf:
+                flush_at = time.monotonic() + NOTE_FLUSH_S
+        db.close()
+
+    def _collect(self, flush_at: float) -> tuple[list[_Write[Any]], bool]:
+        """Wait for one write, then take every other that is already waiting; True when told to stop."""
+        batch: list[_Write[Any]] = []
+        try:
+            item = self._queue.get(timeout=_until(flush_at))
+            while item is not None:
+                if isinstance(item, _Write):
+                    batch.append(item)
+                if len(batch) == MAX_BATCH:
+                    return batch, False
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return batch, False
+        return batch, True
+
+    def _commit(self, db: Database, batch: list[_Write[Any]]) -> list[_Outcome]:
+        notes = list(self.notes)
+        if not batch and not notes:
+            return []
+        try:
+            outcomes = self._transaction(db, batch, notes)
+        except Exception as error:
+            with suppress(sqlite3.Error):
+                db.rollback()
+            if len(batch) > 1:
+                return [outcome for write in batch for outcome in self._commit(db, [write])]
+            log.error("commit failed", error=plain(error), notes_waiting=len(notes))
+            return [(write, None, error) for write in batch]
+        for _ in notes:  # only now: a failed commit leaves its notes to the next one
+            self.notes.popleft()
+        self.commits += 1
+        return outcomes
+
+    def _transaction(self, db: Database, batch: list[_Write[Any]], notes: list[_Note]) -> list[_Outcome]:
+        db.execute(
+            "BEGIN IMMEDIATE"
+        )  # takes the write lock here, where SQLite still waits for another program
+        db.conn.executemany(_INSERT_NOTE, notes)
+        outcomes = [self._savepoint(db, write) for write in batch]
+        db.execute("COMMIT")
+        return outcomes
+
+    def _savepoint(self, db: Database, write: _Write[Any]) -> _Outcome:
+        try:
+            with db.atomic():
+                return (write, write.run(db), None)
+        except Exception as error:
+            if not db.conn.in_transaction:
+                raise  # SQLite undid the whole transaction, with the writes before this one
+            return (write, None, error)
+
+    def _settle(self, outcomes: list[_Outcome]) -> None:
+        for loop in {write.done.get_loop() for write, _, _ in outcomes}:
+            mine = [outcome for outcome in outcomes if outcome[0].done.get_loop() is loop]
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more, and the rows are safe
+                loop.call_soon_threadsafe(_resolve, mine)
+
+
+def _until(moment: float) -> float | None:
+    return None if moment == math.inf else max(moment - time.monotonic(), 0.0)
+
+
+def _resolve(outcomes: list[_Outcome]) -> None:
+    for write, value, error in outcomes:
+        if write.done.done():
+            continue  # whoever awaited it was cancelled; the write stands
+        if error is None:
+            write.done.set_result(value)
+        else:
+            write.done.set_exception(_as_store_error(error))
+
+
+def _as_store_error(error: Exception) -> Exception:
+    if not isinstance(error, sqlite3.Error):
+        return error
+    wrapped = StoreError(plain(error))
+    wrapped.__cause__ = error
+    return wrapped
+
+
+class Store:
+    """The engine's database. Every awaited write is on disk when it returns, or raises `StoreError`.
+
+    A failed write changes nothing and later writes go on. Cancelling the task that awaits a write does not
+    take the write back.
+    """
+
+    def __init__(self, path: Path | None, clock: Clock, busy_timeout: float) -> None:
+        self._clock = clock
+        self._closed = False
+        self._writer = _Writer(lambda: connect(path, busy_timeout))
+        # in memory there is one connection only, so reads queue with the writes
+        self._reader = None if path is None else ThreadPoolExecutor(1, thread_name_prefix="store-reader")
+        self._read_db: Database | None = None
+        self._connect_reader: Callable[[], Database] = lambda: connect(path, busy_timeout, migrated=True)
+        self.notes_dropped = 0
+
+    @classmethod
+    async def open(cls, path: Path | None, clock: Clock, *, busy_timeout: float = BUSY_TIMEOUT_S) -> Store:
+        """Open or create the database at `path` (None: in memory) and bring its schema up to date.
+
+        A new file is readable by its owner only (0600), and so is a folder made for it (0700): it holds the
+        auth token and whom people called. A write waits `busy_timeout` seconds for another program's lock.
+        Raises `StoreError`.
+        """
+        try:
+            if path is not None:
+                await asyncio.to_thread(make_private, path)
+            store = cls(path, clock, busy_timeout)
+            store._writer.start()
+            error = await asyncio.to_thread(store._writer.opened.get)
+        except OSError as failed:
+            raise StoreError(f"The database {path} cannot be opened: {failed.strerror}.") from failed
+        if error is not None:
+            raise _as_store_error(error)
+        return store
+
+    async def close(self) -> None:
+        """Commit what was submitted, buffered notes included, and close the file. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._writer.stop()
+        await asyncio.to_thread(self._writer.join)
+        if self._reader is not None:
+            await asyncio.get_running_loop().run_in_executor(self._reader, self._close_reader)
+            self._reader.shutdown(wait=False)
+
+    @property
+    def commits(self) -> int:
+        """Transactions committed since opening: against the writes, the measure of group commit."""
+        return self._writer.commits
+
+    # -- calls
+
+    async def insert_call(self, row: CallRow, callbacks: Sequence[PendingCallback] = ()) -> None:
+        """Store a new call and, in the same transaction, its callbacks."""
+        values = {name: to_column(getattr(row, name)) for name in CALL_COLUMNS}
+
+        def run(db: Database) -> None:
+            db.execute(_INSERT_CALL, values)
+            self._enqueue(db, callbacks)
+
+        await self._write(run)
+
+    async def update_call(
+        self, sid: str, changes: Mapping[str, object], callbacks: Sequence[PendingCallback] = ()
+    ) -> None:
+        """Set the `CallRow` fields in `changes` and, in the same transaction, enqueue callbacks.
+
+        Raises `StoreError` for an unknown call, and `ValueError` for a field that a call does not have.
+        """
+        unknown = changes.keys() - _UPDATABLE
+        if unknown:
+            raise ValueError(f"not a field of a call that can change: {', '.join(sorted(unknown))}")
+        values = {name: to_column(value) for name, value in changes.items()}
+
+        def run(db: Database) -> None:
+            _update_call(db, sid, values)
+            self._enqueue(db, callbacks)
+
+        await self._write(run)
+
+    async def call(self, sid: str) -> CallRow | None:
+        """The call, or None."""
+        rows = await self._read(lambda db: list(db.query("SELECT * FROM calls WHERE sid = ?", [sid])))
+        return call_from(rows[0]) if rows else None
+
+    async def calls(
+        self,
+        limit: int = 50,
+        *,
+        before: str | None = None,
+        status: str | None = None,
+        direction: str | None = None,
+        from_: str | None = None,
+        to: str | None = None,
+        parent_sid: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> list[CallRow]:
+        """Calls that match every given field, newest first, at most `limit` (and `MAX_PAGE`).
+
+        `before` is the SID of the last call of the previous page. The times are inclusive at the start and
+        exclusive at the end.
+        """
+        conditions = {
+            "id < (SELECT id FROM calls WHERE sid = ?)": before,
+            "status = ?": status,
+            "direction = ?": direction,
+            "from_ = ?": from_,
+            '"to" = ?': to,
+            "parent_sid = ?": parent_sid,
+            "created_at >= ?": created_after,
+            "created_at < ?": created_before,
+        }
+        given = {sql: to_column(value) for sql, value in conditions.items() if value is not None}
+        where = " AND ".join(given) or "1"
+        query = f"SELECT * FROM calls WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - fixed fragments
+        args = [*given.values(), _page(limit)]
+        return await self._read(lambda db: [call_from(row) for row in db.query(query, args)])
+
+    async def recover(self, callbacks_for: Callable[[CallRow], Sequence[PendingCallback]]) -> list[CallRow]:
+        """End the calls that were alive when the last process died, and enqueue their callbacks with that.
+
+        Each becomes failed, ended now by the engine ("engine restarted"); a real end was not seen, so an
+        answered call gets no duration. `callbacks_for` runs in the writer thread and must only build values.
+        """
+        marks = ", ".join("?" * len(TERMINAL_STATUSES))
+        alive = f"SELECT * FROM calls WHERE status NOT IN ({marks}) ORDER BY id"  # noqa: S608 - marks only
+        ended: dict[str, object] = {
+            "status": "failed",
+            "ended_at": to_text(self._clock.now()),
+            "ended_by": "engine",
+            "end_reason": "engine restarted",
+        }
+
+        def run(db: Database) -> list[CallRow]:
+            sids = [row["sid"] for row in db.query(alive, sorted(TERMINAL_STATUSES))]
+            return [self._recover_one(db, sid, ended, callbacks_for) for sid in sids]
+
+        return await self._write(run)
+
+    def _recover_one(
+        self,
+        db: Database,
+        sid: str,
+        ended: Mapping[str, object],
+        callbacks_for: Callable[[CallRow], Sequence[PendingCallback]],
+    ) -> CallRow:
+        _update_call(db, sid, ended)
+        row = call_from(next(iter(db.query("SELECT * FROM calls WHERE sid = ?", [sid]))))
+        self._enqueue(db, callbacks_for(row))
+        return row
+
+    # -- timeline
+
+    def note(self, call_sid: str, at_offset_s: float, kind: str, data: Mapping[str, Any]) -> None:
+        """Remember that something happened to a call, without waiting.
+
+        Written within `NOTE_FLUSH_S`, and always with or before the next write, so that a call's notes are
+        there when its end is. What finds the buffer full, or cannot be stored, is dropped and counted
+        (`notes_dropped`).
+        """
+        if self._closed or len(self._writer.notes) >= MAX_NOTES:
+            self.notes_dropped += 1
+            return
+        try:
+            text = msgspec.json.encode(dict(data), enc_hook=str).decode()
+            if len(text) > MAX_NOTE_BYTES or not math.isfinite(at_offset_s):
+                raise ValueError(len(text))
+            (call_sid + kind).encode()  # what SQLite cannot take would fail every later commit with it
+        except (ValueError, TypeError, RecursionError):
+            self.notes_dropped += 1
+            return
+        self._writer.note((call_sid, float(at_offset_s), kind, text))
+
+    async def timeline(self, call_sid: str) -> list[TimelineRow]:
+        """What happened to a call, in order, up to this moment."""
+        await self._write(lambda db: None)  # a commit takes the buffered notes along
+        query = "SELECT * FROM timeline WHERE call_sid = ? ORDER BY at_offset_s, id"
+        return await self._read(lambda db: [timeline_from(row) for row in db.query(query, [call_sid])])
+
+    # -- numbers and account
+
+    async def numbers(self) -> list[NumberRow]:
+        """Every configured number, by pattern."""
+        return await self._read(
+            lambda db: [NumberRow(**row) for row in db.query("SELECT * FROM numbers ORDER BY pattern")]
+        )
+
+    async def put_number(self, row: NumberRow) -> None:
+        """Add a number, or replace the one with the same pattern."""
+        values = {name: to_column(value) for name, value in asdict(row).items()}
+        await self._write(lambda db: db.table("numbers").upsert(values, pk="pattern"))
+
+    async def delete_number(self, pattern: str) -> bool:
+        """Remove a number; False if there was none."""
+        query = "DELETE FROM numbers WHERE pattern = ?"
+        return await self._write(lambda db: db.execute(query, [pattern]).rowcount > 0)
+
+    async def account(self, ids: Ids) -> Account:
+        """The account; drawn from `ids` the first time and the same ever after."""
+        fresh = [sid(ids, "AC"), ids.hex(32)]
+
+        def run(db: Database) -> Account:
+            db.execute("INSERT INTO account (id, sid, token) VALUES (1, ?, ?) ON CONFLICT DO NOTHING", fresh)
+            return Account(*db.execute("SELECT sid, token FROM account").fetchone())
+
+        return await self._write(run)
+
+    # -- outbox
+
+    async def enqueue(self, callbacks: Sequence[PendingCallback]) -> None:
+        """Store callbacks that belong to no change of a call (recordings, conferences)."""
+        await self._write(lambda db: self._enqueue(db, callbacks))
+
+    async def callback_heads(self, limit: int) -> list[OutboxItem]:
+        """The next pending callback of each call, soonest due first, whether due yet or not."""
+        return await self._read(
+            lambda db: [outbox_item_from(row) for row in db.query(_HEADS, [_page(limit)])]
+        )
+
+    async def callbacks(self, call_sid: str) -> list[OutboxItem]:
+        """Every callback of a call in order; `state` is pending, delivered or failed."""
+        query = "SELECT * FROM outbox WHERE call_sid = ? ORDER BY id"
+        return await self._read(lambda db: [outbox_item_from(row) for row in db.query(query, [call_sid])])
+
+    async def callback_delivered(self, item_id: int) -> None:
+        """The app has it."""
+        await self._attempted(item_id, "delivered", None, "")
+
+    async def callback_retry(self, item_id: int, due_at: datetime, error: str) -> None:
+        """An attempt failed; the next is due at `due_at`, and the call's later callbacks wait for it."""
+        await self._attempted(item_id, "pending", due_at, error)
+
+    async def callback_failed(self, item_id: int, error: str) -> None:
+        """It will not be tried again; the call's later callbacks go on."""
+        await self._attempted(item_id, "failed", None, error)
+
+    async def _attempted(self, item_id: int, state: str, due_at: datetime | None, error: str) -> None:
+        query = (
+            "UPDATE outbox SET attempts = attempts + 1, state = ?, due_at = coalesce(?, due_at),"
+            " last_error = ? WHERE id = ?"
+        )
+        args = [state, to_column(due_at), to_column(error), item_id]
+        await self._write(lambda db: db.execute(query, args))
+
+    def _enqueue(self, db: Database, callbacks: Iterable[PendingCallback]) -> None:
+        now = to_text(self._clock.now())
+        for one in callbacks:
+            params = tuple(pairs(one.params))  # as they will be sent: JSON has no lone surrogates either
+            values = (one.call_sid, one.sequence, one.url, one.method, params, one.due_at, now)
+            db.execute(_INSERT_CALLBACK, [to_column(value) for value in values])
+            db.execute(_NEXT_SEQUENCE, [one.sequence + 1, one.call_sid])
+
+    # -- threads
+
+    async def _write(self, run: Callable[[Database], T]) -> T:
+        if self._closed:
+            raise StoreError("The database is closed: the engine is stopping.")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._writer.submit(_Write(run, done))
+        return await done
+
+    async def _read(self, run: Callable[[Database], T]) -> T:
+        if self._reader is None:
+            return await self._write(run)
+        if self._closed:
+            raise StoreError("The database is closed: the engine is stopping.")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reader, self._run_read, run)
+        except sqlite3.Error as error:
+            raise _as_store_error(error) from error
+
+    def _run_read(self, run: Callable[[Database], T]) -> T:
+        if self._read_db is None:
+            self._read_db = self._connect_reader()
+        return run(self._read_db)
+
+    def _close_reader(self) -> None:
+        if self._read_db is not None:
+            self._read_db.close()
+
+
+def _page(limit: int) -> int:
+    return max(0, min(limit, MAX_PAGE))
+
+
+def _update_call(db: Database, sid: str, values: Mapping[str, object]) -> None:
+    columns = ", ".join(f'"{name}" = :{name}' for name in values) or "sid = sid"
+    done = db.execute(f"UPDATE calls SET {columns} WHERE sid = :sid", {**values, "sid": sid})  # noqa: S608
+    if done.rowcount == 0:
+        raise StoreError(f"There is no call {sid}.")

@@ -1,0 +1,278 @@
+"""The composition root: every part of the engine made once, joined, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import httpx
+import structlog
+
+from engine.api.server import HttpServer, build_app
+from engine.call import callback
+from engine.call.instructions import Sources, source_url
+from engine.call.leg import LegSettings
+from engine.call.manager import CallManager
+from engine.call.params import status_callback
+from engine.call.routing import Numbers, Route, merged
+from engine.call.services import Services
+from engine.call.timeline import Watcher
+from engine.callbacks import Outbox
+from engine.clock import Clock, SystemClock
+from engine.config import Config, parse_listen, split_ports
+from engine.errors import ConfigError
+from engine.ids import Ids, RandomIds
+from engine.media.fetch import MediaFetcher
+from engine.media.link import WorkerLink
+from engine.media.pool import MediaPool
+from engine.metrics import EngineCollector, render
+from engine.net.endpoint import UdpEndpoint, reachable_host
+from engine.schema import Account, CallRow, PendingCallback
+from engine.sip import events as sip
+from engine.sip.layer import Address, Flow
+from engine.sip.message import Request, Response
+from engine.sip.stack import Stack
+from engine.store import Store
+from engine.verbs.interpreter import interpret
+from engine.webhook import WebhookClient
+from speech.base import Synthesizer
+from speech.cache import PromptCache
+from speech.tts import EspeakSynthesizer, Pyttsx3Synthesizer, Synthesizers
+
+log = structlog.get_logger(__name__)
+
+DATABASE = "switchhook.db"
+PROMPTS = "prompts"
+LOCK = "engine.lock"
+NUMBERS_SECONDS = 2.0  # a number added to the database is answered this soon
+OUTBOX_DRAIN_SECONDS = 3.0
+
+
+class Engine:
+    """One running engine. `await start()`, then `await stop()`; `watchers` hear every call's timeline."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        watchers: tuple[Watcher, ...] = (),
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        self.config = config
+        self.account = Account("", "")
+        self.sip_addresses: list[Address] = []
+        self._watchers = watchers
+        self._clock = clock or SystemClock()
+        self._ids = ids or RandomIds()
+        self._callbacks: dict[str, callback.Callback] = {}
+        self._numbers = Numbers(())
+        self._stack = contextlib.AsyncExitStack()  # what was started, to be stopped in reverse
+        self._manager: CallManager | None = None
+        self.links: list[WorkerLink] = []
+
+    @property
+    def manager(self) -> CallManager:
+        assert self._manager is not None, "the engine has not been started"
+        return self._manager
+
+    async def start(self) -> None:
+        """Returns when calls are accepted. Raises `ConfigError`, `StoreError`; nothing stays open then."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def stop(self, drain_seconds: float = 0.0) -> int:
+        """Refuse new calls, let live ones finish for so long, end the rest, close everything.
+
+        Returns how many calls had to be ended.
+        """
+        ended = await self.manager.drain(drain_seconds) if self._manager is not None else 0
+        await self._stack.aclose()
+        return ended
+
+    # --- starting, in order ----------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        folder = self.config.folder
+        await asyncio.to_thread(make_folder, folder)
+        self._stack.callback(lock_folder(folder).close)
+        store = await Store.open(folder / DATABASE, self._clock)
+        self._stack.push_async_callback(store.close)
+        self.account = await load_account(store, self._ids)
+        services, pool = await self._services(store, folder)
+        await store.recover(self._callbacks_of_recovered)
+        await self._load_numbers(store)
+        self._manager = CallManager(services, lambda: self._numbers, interpret, self._watchers)
+        services.outbox.start()
+        self._stack.push_async_callback(services.outbox.stop, OUTBOX_DRAIN_SECONDS)
+        sip_stack = await self._open_sip()
+        await self._open_http(EngineCollector(sip_stack, pool, lambda: self.manager.call_count))
+        self._spawn(self._follow_numbers(store))
+
+    async def _services(self, store: Store, folder: Path) -> tuple[Services, MediaPool]:
+        client = WebhookClient(self.account.token, self._ids)
+        self._stack.push_async_callback(client.aclose)
+        threads = ThreadPoolExecutor(callback.THREADS, "callback")
+        self._stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+        prompts = await self._open_prompts(folder / PROMPTS)
+        http = httpx.AsyncClient()
+        self._stack.push_async_callback(http.aclose)
+        sounds = MediaFetcher(prompts, http, allow_files=self._serves_files())
+        self._stack.push_async_callback(sounds.close)
+        pool = await self._open_media()
+        host = parse_listen(self.config.sip.listen[0])[0]
+        services = Services(
+            clock=self._clock,
+            ids=self._ids,
+            account=self.account,
+            store=store,
+            outbox=Outbox(store, client, self._clock, ids=self._ids),
+            pool=pool,
+            sources=Sources(client, threads, self._callbacks),
+            prompts=prompts,
+            sounds=sounds,
+            leg=LegSettings(self.config.sip.external_host or reachable_host(host), self.config.rtp.timeout),
+            rtp_host=host,
+            max_call_seconds=self.config.calls.max_seconds,
+        )
+        return services, pool
+
+    async def _open_prompts(self, folder: Path) -> PromptCache:
+        synthesizer = Synthesizers([self._synthesizer(name) for name in self.config.speech.engines])
+        self._stack.push_async_callback(synthesizer.close)
+        size = self.config.speech.cache_megabytes << 20
+        prompts = await asyncio.to_thread(PromptCache, folder, size, synthesizer)
+        self._stack.push_async_callback(prompts.close)
+        return prompts
+
+    def _synthesizer(self, name: str) -> Synthesizer:
+        return EspeakSynthesizer(self.config.speech.processes) if name == "espeak" else Pyttsx3Synthesizer()
+
+    async def _open_media(self) -> MediaPool:
+        ranges = split_ports(*self.config.rtp_range, self.config.worker_count)
+        self.links = [WorkerLink(str(number), *ports) for number, ports in enumerate(ranges)]
+        pool = MediaPool(self.links)
+        for link in self.links:
+            await link.start()
+            self._stack.push_async_callback(link.stop)
+        return pool
+
+    async def _open_sip(self) -> Stack:
+        endpoint = UdpEndpoint(self._clock)
+        stack = Stack(self._ids, send=endpoint.send, emit=self._on_sip, trace=self._trace)
+        endpoint.attach(stack)
+        self._stack.callback(endpoint.close)
+        for listen in self.config.sip.listen:
+            host, port = parse_listen(listen)
+            self.sip_addresses.append(await endpoint.open(host, port, self.config.sip.external_host))
+        return stack
+
+    async def _open_http(self, collector: EngineCollector) -> None:
+        app = build_app(self._health, lambda: render(collector))
+        self.http = HttpServer(app, *parse_listen(self.config.http.listen))
+        await self.http.start()
+        self._stack.push_async_callback(self.http.stop)
+
+    # --- numbers ---------------------------------------------------------------------------------------------
+
+    async def _load_numbers(self, store: Store) -> None:
+        configured = [each.row() for each in self.config.numbers]
+        rows = merged(configured, await store.numbers())
+        located = [replace(row, voice_url=self._locate(row.app or row.voice_url), app="") for row in rows]
+        self._numbers = Numbers(located, self._default_route())
+
+    async def _follow_numbers(self, store: Store) -> None:
+        while True:
+            await asyncio.sleep(NUMBERS_SECONDS)
+            try:
+                await self._load_numbers(store)
+            except ConfigError as error:
+                log.warning("the numbers table has a bad row; the last good table stays", reason=str(error))
+
+    def _default_route(self) -> Route | None:
+        app = self.config.app
+        if not app.voice_url:
+            return None
+        return Route(
+            self._locate(app.voice_url),
+            app.voice_method,
+            app.fallback_url,
+            app.fallback_method,
+            app.status_callback,
+            app.status_callback_method,
+            app.status_callback_event,
+        )
+
+    def _locate(self, app: str) -> str:
+        return source_url(app, callback.load, self._callbacks)
+
+    def _serves_files(self) -> bool:
+        """Local sounds may be played only where the operator's own documents are local too."""
+        apps = [self.config.app.voice_url, *(number.voice_url for number in self.config.numbers)]
+        return any(app and not app.startswith(("http://", "https://")) for app in apps)
+
+    # --- events ----------------------------------------------------------------------------------------------
+
+    def _on_sip(self, event: sip.Event) -> None:
+        self.manager.handle(event)
+
+    def _trace(self, direction: str, message: Request | Response, flow: Flow, now: float) -> None:
+        self.manager.trace(direction, message, flow, now)
+
+    def _health(self) -> dict[str, object]:
+        draining = self.manager.draining
+        return {"status": "draining" if draining else "ok", "calls": self.manager.call_count}
+
+    def _callbacks_of_recovered(self, row: CallRow) -> list[PendingCallback]:
+        found = status_callback(row, "completed", self._clock.now(), row.next_sequence)
+        return [found] if found is not None else []
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+
+        async def cancel() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(cancel)
+
+
+def make_folder(folder: Path) -> None:
+    """The data folder, readable by nobody else: it holds the account's token. Raises `ConfigError`."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the data folder {folder}: {error.strerror}") from error
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """One engine per data folder: a second would close the first one's live calls as failed."""
+    handle = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise ConfigError(
+            f"another engine is running on {folder}: stop it, or choose another folder with --data"
+        ) from None
+    return handle
+
+
+async def load_account(store: Store, ids: Ids) -> Account:
+    """The stored account; the environment's SID and token go before it."""
+    stored = await store.account(ids)
+    return Account(
+        os.environ.get("SWITCHHOOK_ACCOUNT_SID") or stored.sid,
+        os.environ.get("SWITCHHOOK_AUTH_TOKEN") or stored.token,
+    )

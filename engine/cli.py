@@ -1,0 +1,423 @@
+"""The command `switchhook`: serve, call, load, calls, numbers, account, doctor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine import __version__
+from engine.app import DATABASE, Engine, load_account, make_folder
+from engine.clock import SystemClock
+from engine.config import ALL_EVENTS, Config, NumberConfig, load, parse_ports
+from engine.console import TimelinePrinter, line
+from engine.errors import ConfigError, SwitchhookError
+from engine.ids import RandomIds
+from engine.softphone import CallPlan, CallReport, Softphone, parse_digits
+from engine.store import CallRow, Store
+
+EXIT_CODES = """Exit codes: 0 all went well · 1 an error, said in one line · 2 wrong usage ·
+10 busy · 11 no answer · 12 refused · 13 answered, but no audio arrived · 130 stopped by Ctrl-C."""
+
+BUSY, NO_ANSWER, REFUSED, NO_AUDIO = 10, 11, 12, 13
+BUSY_STATUS = (486, 600)
+NO_ANSWER_STATUS = (408, 480, 487)
+
+app = typer.Typer(
+    help="Programmable telephony on your own machine: SIP calls driven by voice XML webhooks or Python.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="A switchhook.toml.", metavar="FILE")
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="Data folder: database, account, prompts.", metavar="DIR")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
+
+
+def main() -> None:
+    """Run the command; an error of ours or of the operator's is one sentence on stderr, not a traceback."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        app()
+    except SwitchhookError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    err.print(f"switchhook: {message}", style="red", soft_wrap=True)
+    raise SystemExit(code)
+
+
+def run(work: Coroutine[Any, Any, int]) -> None:
+    """Run a command's coroutine and leave with its exit code."""
+    raise SystemExit(asyncio.run(work))
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    sip: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where to listen for SIP; may be given twice. Port 0 picks one.", metavar="udp:HOST:PORT"
+        ),
+    ] = None,
+    http: Annotated[
+        str | None, typer.Option(help="Where health and metrics are.", metavar="HOST:PORT")
+    ] = None,
+    rtp: Annotated[str | None, typer.Option(help="UDP ports for audio.", metavar="FIRST-LAST")] = None,
+    data: DataOption = None,
+    app_: Annotated[
+        str | None,
+        typer.Option(
+            "--app",
+            help="What answers any number: a webhook URL, an XML file, or a Python callback.",
+            metavar="URL|FILE.xml|module:callable",
+        ),
+    ] = None,
+    status_callback: Annotated[
+        str | None, typer.Option(help="Tell this URL when calls ring, are answered and end.", metavar="URL")
+    ] = None,
+    trace: Annotated[bool, typer.Option(help="Print every call's timeline as it happens.")] = False,
+) -> None:
+    """Answer calls.
+
+    Prints one line beginning with "ready" when calls are accepted. SIGTERM drains: new calls get 503, live ones
+    finish (at most calls.drain_seconds); a second SIGTERM or Ctrl-C stops at once.
+
+    Example: switchhook serve --app http://127.0.0.1:5000/voice
+    """
+    settings = override(load(config), sip, http, rtp, data, app_, status_callback)
+    if not settings.app.voice_url and not settings.numbers:
+        err.print(
+            "No app answers any number yet: give --app, or add numbers with `switchhook numbers add`.",
+            style="yellow",
+        )
+    run(_serve(settings, trace))
+
+
+def override(
+    config: Config,
+    sip: list[str] | None,
+    http: str | None,
+    rtp: str | None,
+    data: str | None,
+    voice_url: str | None,
+    status_callback: str | None,
+) -> Config:
+    """The command line's word over the file's."""
+    replace = msgspec.structs.replace
+    if sip:
+        config = replace(config, sip=replace(config.sip, listen=tuple(sip)))
+    if http:
+        config = replace(config, http=replace(config.http, listen=http))
+    if rtp:
+        parse_ports(rtp)
+        config = replace(config, rtp=replace(config.rtp, ports=rtp))
+    if data:
+        config = replace(config, data=data)
+    if voice_url:
+        config = replace(config, app=replace(config.app, voice_url=voice_url))
+    if status_callback:
+        config = replace(config, app=replace(config.app, status_callback=status_callback))
+    return config
+
+
+async def _serve(config: Config, trace: bool) -> int:
+    stop = asyncio.Event()
+    now = asyncio.Event()
+
+    def on_signal() -> None:
+        (now if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    engine = Engine(config, watchers=(TimelinePrinter(out),) if trace else ())
+    await engine.start()
+    print(ready_line(engine), flush=True)
+    await stop.wait()
+    calls = engine.manager.call_count
+    err.print(
+        f"draining: {calls} live call{'' if calls == 1 else 's'}, new ones get 503; once more to stop at once"
+    )
+    await _drain(engine, config.calls.drain_seconds, now)
+    return 0
+
+
+async def _drain(engine: Engine, seconds: float, now: asyncio.Event) -> None:
+    stopping = asyncio.create_task(engine.stop(seconds))
+    hurry = asyncio.create_task(now.wait())
+    await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        await engine.manager.stop()
+    hurry.cancel()
+    await stopping
+
+
+def ready_line(engine: Engine) -> str:
+    addresses = " ".join(f"sip=udp:{host_port(address)}" for address in engine.sip_addresses)
+    return f"ready {addresses} http={engine.http.url} account={engine.account.sid}"
+
+
+def host_port(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@app.command()
+def call(
+    target: Annotated[str, typer.Argument(help="A SIP address: sip:1000@127.0.0.1:5060 or 1000@127.0.0.1.")],
+    from_: Annotated[
+        str, typer.Option("--from", help="Who calls: a number or a name.", metavar="ID")
+    ] = "softphone",
+    play: Annotated[
+        Path | None, typer.Option(help="Play this sound file after the answer.", exists=True, dir_okay=False)
+    ] = None,
+    dtmf: Annotated[
+        str,
+        typer.Option(
+            help="Keys to press after the answer: w waits half a second, W one; commas only separate."
+        ),
+    ] = "",
+    record: Annotated[Path | None, typer.Option(help="Write what is heard to this WAV file.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Hang up after so many seconds; else the far end does.", min=0.0)
+    ] = None,
+    host: Annotated[str, typer.Option(help="Our own address.")] = "127.0.0.1",
+    as_json: JsonOption = False,
+) -> None:
+    """Call somebody: a softphone on the engine's own stack.
+
+    Prints the call's timeline and, at the end, packets, loss, jitter and the keys heard.
+
+    Example: switchhook call sip:1000@127.0.0.1:5060 --dtmf 'WW1' --record heard.wav
+    """
+    plan = CallPlan(target, from_, play, parse_digits(dtmf), record, duration)
+    run(_call(plan, host, as_json))
+
+
+async def _call(plan: CallPlan, host: str, as_json: bool) -> int:
+    watchers = () if as_json else (TimelinePrinter(out),)
+    async with Softphone(host, watchers=watchers) as phone:
+        report = await phone.call(plan)
+    if as_json:
+        print(json.dumps(report.as_dict()))
+    else:
+        _print_report(report)
+    return exit_code(report)
+
+
+def exit_code(report: CallReport) -> int:
+    """The outcome of a call as an exit code, so that a script can tell busy from broken."""
+    if report.answered and report.status == 200:
+        return 0 if report.quality.packets_received else NO_AUDIO
+    if report.status in BUSY_STATUS:
+        return BUSY
+    return NO_ANSWER if report.status in NO_ANSWER_STATUS else REFUSED
+
+
+def _print_report(report: CallReport) -> None:
+    rtp = report.quality
+    if not report.answered:
+        out.print(f"not answered: {report.status} {report.reason}", style="bold red")
+        return
+    out.print(
+        f"\nanswered after {report.answered_after:.3f} s, lasted {report.duration:.1f} s, ended by {report.ended_by}"
+    )
+    out.print(
+        f"received {rtp.packets_received} packets, lost {rtp.packets_lost}, jitter {rtp.jitter_ms:g} ms"
+    )
+    far = "" if rtp.remote_packets_lost is None else f"; the far end lost {rtp.remote_packets_lost}"
+    out.print(f"sent {rtp.packets_sent} packets{far}")
+    out.print(f"keys heard: {report.digits_heard or 'none'}")
+
+
+@app.command()
+def calls(
+    sid: Annotated[str | None, typer.Argument(help="A call's SID: show its timeline.")] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    limit: Annotated[int, typer.Option(help="How many recent calls.", min=1, max=1000)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Recent calls, or one call's timeline with the time each verb and webhook took."""
+    run(_calls(override(load(config), None, None, None, data, None, None), sid, limit, as_json))
+
+
+async def _calls(config: Config, sid: str | None, limit: int, as_json: bool) -> int:
+    store = await open_store(config)
+    try:
+        if sid is None:
+            _show_calls(await store.calls(limit), as_json)
+            return 0
+        row = await store.call(sid)
+        if row is None:
+            raise ConfigError(f"there is no call {sid} in {config.folder}")
+        notes = await store.timeline(sid)
+    finally:
+        await store.close()
+    if as_json:
+        timeline = [{"at": note.at_offset_s, "kind": note.kind, **note.data} for note in notes]
+        print(json.dumps({**asdict(row), "timeline": timeline}, default=str))
+        return 0
+    out.print(
+        f"{row.sid}  {row.from_} → {row.to}  {row.status}  {row.created_at:%Y-%m-%d %H:%M:%S} UTC",
+        style="bold",
+    )
+    for note in notes:
+        out.print(line(note.at_offset_s, note.kind, note.data), soft_wrap=True)
+    return 0
+
+
+def _show_calls(rows: list[CallRow], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], default=str))
+        return
+    table = Table("SID", "began (UTC)", "from", "to", "status", "seconds", "ended by", "why", box=None)
+    for row in rows:
+        seconds = "" if row.duration is None else str(row.duration)
+        began = f"{row.created_at:%Y-%m-%d %H:%M:%S}"
+        table.add_row(
+            row.sid, began, row.from_, row.to, row.status, seconds, row.ended_by or "", row.end_reason
+        )
+    out.print(table if rows else "no calls yet")
+
+
+async def open_store(config: Config) -> Store:
+    """The database of a data folder, for commands that may run beside the engine."""
+    make_folder(config.folder)
+    return await Store.open(config.folder / DATABASE, SystemClock())
+
+
+@app.command()
+def account(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """The account's SID and auth token, which sign webhooks; made at first use.
+
+    SWITCHHOOK_ACCOUNT_SID and SWITCHHOOK_AUTH_TOKEN go before what is stored.
+    """
+    run(_account(override(load(config), None, None, None, data, None, None), as_json))
+
+
+async def _account(config: Config, as_json: bool) -> int:
+    store = await open_store(config)
+    try:
+        found = await load_account(store, RandomIds())
+    finally:
+        await store.close()
+    if as_json:
+        print(json.dumps({"sid": found.sid, "auth_token": found.token}))
+    else:
+        print(f"Account SID  {found.sid}\nAuth token   {found.token}")
+    return 0
+
+
+numbers = typer.Typer(help="Which app answers which number.", no_args_is_help=True)
+app.add_typer(numbers, name="numbers")
+
+
+@numbers.command("list")
+def list_numbers(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """The numbers in the database (those of the configuration file stand there)."""
+    run(_list_numbers(override(load(config), None, None, None, data, None, None), as_json))
+
+
+async def _list_numbers(config: Config, as_json: bool) -> int:
+    store = await open_store(config)
+    try:
+        rows = await store.numbers()
+    finally:
+        await store.close()
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return 0
+    table = Table("number", "kind", "voice URL", "fallback", "status callback", box=None)
+    for row in rows:
+        table.add_row(
+            row.pattern,
+            row.kind,
+            f"{row.voice_method} {row.voice_url}",
+            row.fallback_url,
+            row.status_callback,
+        )
+    out.print(table if rows else "no numbers yet: add one with `switchhook numbers add NUMBER URL`")
+    return 0
+
+
+@numbers.command("add")
+def add_number(
+    pattern: Annotated[str, typer.Argument(help="The dialled number, its prefix, or a regular expression.")],
+    voice_url: Annotated[str, typer.Argument(help="Webhook URL, XML file or module:callable.")],
+    kind: Annotated[str, typer.Option(help="exact, prefix or pattern.")] = "exact",
+    fallback_url: str = "",
+    status_callback: str = "",
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Let an app answer a number. A running engine follows within two seconds."""
+    values = {
+        "pattern": pattern,
+        "voice_url": voice_url,
+        "kind": kind,
+        "fallback_url": fallback_url,
+        "status_callback": status_callback,
+        "status_callback_event": ALL_EVENTS,
+    }
+    try:
+        number = msgspec.convert(values, NumberConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from error
+    run(_change_numbers(override(load(config), None, None, None, data, None, None), number, None))
+
+
+@numbers.command("remove")
+def remove_number(pattern: str, config: ConfigOption = None, data: DataOption = None) -> None:
+    """Take a number out of the database."""
+    run(_change_numbers(override(load(config), None, None, None, data, None, None), None, pattern))
+
+
+async def _change_numbers(config: Config, add: NumberConfig | None, remove: str | None) -> int:
+    store = await open_store(config)
+    try:
+        if add is not None:
+            await store.put_number(add.row())
+        elif remove is not None and not await store.delete_number(remove):
+            raise ConfigError(f"there is no number {remove!r}")
+    finally:
+        await store.close()
+    return 0
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)
+    ] = False,
+) -> None:
+    """Programmable telephony on your own machine: SIP calls driven by voice XML webhooks or Python."""
+    if show:
+        print(f"switchhook {__version__}")
+        raise typer.Exit

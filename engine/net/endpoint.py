@@ -1,0 +1,165 @@
+"""The pump between UDP sockets and the SIP stack: bytes, addresses and the time in; datagrams and a timer out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from ipaddress import ip_address
+from typing import Any
+
+import structlog
+
+from engine.clock import Clock
+from engine.errors import ConfigError
+from engine.sip.layer import Address, Flow, Outgoing
+from engine.sip.stack import Listener, Stack
+
+log = structlog.get_logger(__name__)
+
+RECEIVE_BUFFER = 4 << 20  # a burst of INVITEs waits here while call control is busy
+DSCP_CS3 = 24 << 2  # RFC 4594 §4.2: signalling
+
+
+class UdpEndpoint:
+    """Sockets, resolver and timer of one stack. Create it, build the stack on its `send`, `attach`, `open`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._stack: Stack | None = None
+        self._transports: dict[Address, asyncio.DatagramTransport] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for: float | None = None
+        self._arming = False
+        self._resolving: set[asyncio.Task[None]] = set()
+
+    def attach(self, stack: Stack) -> None:
+        self._stack = stack
+
+    async def open(self, host: str, port: int, advertised: str | None = None) -> Address:
+        """Listen; port 0 picks a free one. Returns what was bound. Raises `ConfigError` with what to do."""
+        sock = _bind(host, port)
+        bound: Address = sock.getsockname()[:2]
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: _Protocol(self, bound), sock=sock
+        )
+        self._transports[bound] = transport
+        assert self._stack is not None
+        self._stack.listen(Listener(bound, advertised or reachable_host(bound[0])))
+        return bound
+
+    def close(self) -> None:
+        for transport in self._transports.values():
+            transport.close()
+        self._transports.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def send(self, outgoing: Outgoing) -> None:
+        """The stack's way out."""
+        self._arm_soon()
+        try:
+            ip_address(outgoing.flow.remote[0])
+        except ValueError:
+            task = asyncio.get_running_loop().create_task(self._resolve_and_send(outgoing))
+            self._resolving.add(task)
+            task.add_done_callback(self._resolving.discard)
+        else:
+            self._transmit(outgoing, outgoing.flow.remote)
+
+    def received(self, data: bytes, flow: Flow) -> None:
+        assert self._stack is not None
+        self._stack.receive(data, flow, self._clock.monotonic())
+        self._arm_soon()
+
+    def _transmit(self, outgoing: Outgoing, remote: Address) -> None:
+        transport = self._transports.get(outgoing.flow.local)
+        if transport is not None:
+            transport.sendto(outgoing.message.to_bytes(), remote)
+
+    async def _resolve_and_send(self, outgoing: Outgoing) -> None:
+        host, port = outgoing.flow.remote
+        family = socket.AF_INET6 if ":" in outgoing.flow.local[0] else socket.AF_INET
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, port, family=family, type=socket.SOCK_DGRAM
+            )
+        except OSError as error:
+            log.warning("cannot resolve", host=host, reason=str(error))
+            assert self._stack is not None
+            self._stack.send_failed(outgoing, self._clock.monotonic())
+            return
+        address = found[0][4]
+        self._transmit(outgoing, (str(address[0]), int(address[1])))
+
+    # --- the timer -------------------------------------------------------------------------------------------
+
+    def _arm_soon(self) -> None:
+        # One look at the deadline after each burst of work, not one per message.
+        if not self._arming:
+            self._arming = True
+            asyncio.get_running_loop().call_soon(self._arm)
+
+    def _arm(self) -> None:
+        self._arming = False
+        assert self._stack is not None
+        deadline = self._stack.next_deadline()
+        if deadline == self._armed_for:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_for, self._timer = deadline, None
+        if deadline is not None:
+            delay = max(deadline - self._clock.monotonic(), 0)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._fire)
+
+    def _fire(self) -> None:
+        self._armed_for = self._timer = None
+        assert self._stack is not None
+        self._stack.timeout(self._clock.monotonic())
+        self._arm_soon()
+
+
+class _Protocol(asyncio.DatagramProtocol):
+    def __init__(self, endpoint: UdpEndpoint, bound: Address) -> None:
+        self._endpoint = endpoint
+        self._bound = bound
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        self._endpoint.received(data, Flow(self._bound, addr[:2]))
+
+    def error_received(self, exc: Exception) -> None:
+        # An ICMP error of an earlier datagram; the transaction's own timer tells the user (RFC 3261 §18.4
+        # would let us be quicker, but the error does not say which request it was about).
+        log.debug("network error", reason=str(exc))
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, DSCP_CS3)
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"cannot listen for SIP on {host}:{port} ({error.strerror}): "
+            "another program may have it; choose another with --sip udp:HOST:PORT, or port 0"
+        ) from error
+    return sock
+
+
+def reachable_host(host: str) -> str:
+    """The address others can reach: `host` itself, or for a wildcard the one of the default route."""
+    if not ip_address(host).is_unspecified:
+        return host
+    family, probe = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((probe, 9))  # no packet leaves: UDP connect only asks the routing table
+        except OSError:
+            return "::1" if ":" in host else "127.0.0.1"
+        return str(sock.getsockname()[0])

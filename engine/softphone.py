@@ -17,13 +17,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from engine.call.leg import Leg, LegSettings
+from engine.call.manager import sip_note
 from engine.call.timeline import Timeline, Watcher
 from engine.clock import Clock, SystemClock
 from engine.errors import ConfigError, MediaError
 from engine.ids import Ids, RandomIds, sid
 from engine.media import protocol as media
 from engine.media.audio import load_file
-from engine.media.link import WorkerLink
+from engine.media.link import Link, WorkerLink
 from engine.media.pool import MediaPool
 from engine.net.endpoint import UdpEndpoint, reachable_host
 from engine.sip import events as sip
@@ -204,17 +205,20 @@ class Softphone:
         rtp_ports: tuple[int, int] = (30000, 39999),
         watchers: tuple[Watcher, ...] = (),
         ids: Ids | None = None,
+        clock: Clock | None = None,
+        link: Link | None = None,
+        endpoint: UdpEndpoint | None = None,
     ) -> None:
         self._host = host
         self._port = port
-        self._clock = SystemClock()
+        self._clock = clock or SystemClock()
         self._ids = ids or RandomIds()
         self._watchers = watchers
         self._calls: dict[Session, PhoneCall] = {}
         self._by_call_id: dict[str, Timeline] = {}
-        self.link = WorkerLink("phone", *rtp_ports)
+        self.link = link or WorkerLink("phone", *rtp_ports)
         self.pool = MediaPool([self.link])
-        self._endpoint = UdpEndpoint(self._clock)
+        self._endpoint = endpoint or UdpEndpoint(self._clock)
         self.stack = Stack(
             self._ids,
             send=self._endpoint.send,
@@ -290,8 +294,6 @@ class Softphone:
     def _trace(self, direction: str, message: Request | Response, flow: Flow, now: float) -> None:
         timeline = self._by_call_id.get(message.call_id)
         if timeline is not None:
-            from engine.call.manager import sip_note
-
             timeline.note("sip", **sip_note(direction, message, flow))
 
 

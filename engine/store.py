@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-import queue
 import sqlite3
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-import structlog
 from sqlite_utils import Database
 
 from engine.clock import Clock
@@ -42,12 +36,12 @@ from engine.schema import (
     connect,
     make_private,
     outbox_item_from,
-    plain,
     timeline_from,
     to_column,
     to_text,
 )
 from engine.signature import pairs
+from engine.writer import InlineWriter, Write, Writer, as_store_error
 
 __all__ = [
     "TERMINAL_STATUSES",
@@ -62,13 +56,10 @@ __all__ = [
 ]
 
 BUSY_TIMEOUT_S = 5.0  # another program (a backup, the sqlite3 shell) may hold the file this long
-MAX_BATCH = 500  # writes in one commit: bounds what one failing commit has to run again
 MAX_PAGE = 1000  # rows in one read: the REST API's largest page
 MAX_NOTES = 20_000  # notes not yet written: some seconds of a full machine, a few MB
 MAX_NOTE_BYTES = 16 * 1024  # one note's JSON: a larger one carries something that does not belong there
-NOTE_FLUSH_S = 0.25  # notes are for people who look; this is how stale a live view may be
 
-log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _INSERT_CALL = "INSERT INTO calls ({}) VALUES ({})".format(  # noqa: S608 - our own column names
@@ -80,7 +71,6 @@ _INSERT_CALLBACK = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, 0, 'pending', '')"
 )
 _NEXT_SEQUENCE = "UPDATE calls SET next_sequence = max(next_sequence, ?) WHERE sid = ?"
-_INSERT_NOTE = "INSERT INTO timeline (call_sid, at_offset_s, kind, data) VALUES (?, ?, ?, ?)"
 # The oldest pending callback of each call, soonest first. An older pending one hides those behind it: that is
 # the whole of "in order per call".
 _HEADS = (
@@ -88,147 +78,6 @@ _HEADS = (
     " WHERE e.state = 'pending' AND e.call_sid = o.call_sid AND e.id < o.id) ORDER BY due_at, id LIMIT ?"
 )
 _UPDATABLE = frozenset(CALL_COLUMNS) - {"sid", "created_at", "next_sequence"}
-
-
-_Note = tuple[str, float, str, str]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Write(Generic[T]):
-    """A function that changes the database, and the future of whoever awaits it."""
-
-    run: Callable[[Database], T]
-    done: asyncio.Future[T]
-
-
-_Outcome = tuple[_Write[Any], Any, Exception | None]
-
-
-class _Writer(threading.Thread):
-    """The one thread that changes the database.
-
-    A batch is one transaction with a savepoint per write, so a failed write undoes only itself. If the whole
-    commit fails (SQLite drops a transaction when the disk is full) its writes run again one by one, so that
-    only those that fail alone are reported as failed.
-    """
-
-    def __init__(self, connect: Callable[[], Database]) -> None:
-        super().__init__(name="store-writer", daemon=True)
-        self.commits = 0
-        self.notes: deque[_Note] = deque()
-        self.opened: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-        self._queue: queue.SimpleQueue[_Write[Any] | str | None] = queue.SimpleQueue()
-        self._connect = connect
-
-    def submit(self, write: _Write[Any]) -> None:
-        self._queue.put(write)
-
-    def note(self, note: _Note) -> None:
-        self.notes.append(note)
-        if (
-            len(self.notes) == 1
-        ):  # counted after the append: the thread may have emptied the buffer just before
-            self._queue.put("notes")
-
-    def stop(self) -> None:
-        """End after everything submitted so far, notes included."""
-        self._queue.put(None)
-
-    def run(self) -> None:
-        try:
-            db = self._connect()
-        except Exception as error:
-            self.opened.put(error)
-            return
-        self.opened.put(None)
-        flush_at, stop = math.inf, False
-        while not stop:
-            batch, stop = self._collect(flush_at)
-            if batch or stop or time.monotonic() >= flush_at:
-                self._settle(self._commit(db, batch))
-                flush_at = math.inf
-            if self.notes and flush_at == math.inf:
-                flush_at = time.monotonic() + NOTE_FLUSH_S
-        db.close()
-
-    def _collect(self, flush_at: float) -> tuple[list[_Write[Any]], bool]:
-        """Wait for one write, then take every other that is already waiting; True when told to stop."""
-        batch: list[_Write[Any]] = []
-        try:
-            item = self._queue.get(timeout=_until(flush_at))
-            while item is not None:
-                if isinstance(item, _Write):
-                    batch.append(item)
-                if len(batch) == MAX_BATCH:
-                    return batch, False
-                item = self._queue.get_nowait()
-        except queue.Empty:
-            return batch, False
-        return batch, True
-
-    def _commit(self, db: Database, batch: list[_Write[Any]]) -> list[_Outcome]:
-        notes = list(self.notes)
-        if not batch and not notes:
-            return []
-        try:
-            outcomes = self._transaction(db, batch, notes)
-        except Exception as error:
-            with suppress(sqlite3.Error):
-                db.rollback()
-            if len(batch) > 1:
-                return [outcome for write in batch for outcome in self._commit(db, [write])]
-            log.error("commit failed", error=plain(error), notes_waiting=len(notes))
-            return [(write, None, error) for write in batch]
-        for _ in notes:  # only now: a failed commit leaves its notes to the next one
-            self.notes.popleft()
-        self.commits += 1
-        return outcomes
-
-    def _transaction(self, db: Database, batch: list[_Write[Any]], notes: list[_Note]) -> list[_Outcome]:
-        db.execute(
-            "BEGIN IMMEDIATE"
-        )  # takes the write lock here, where SQLite still waits for another program
-        db.conn.executemany(_INSERT_NOTE, notes)
-        outcomes = [self._savepoint(db, write) for write in batch]
-        db.execute("COMMIT")
-        return outcomes
-
-    def _savepoint(self, db: Database, write: _Write[Any]) -> _Outcome:
-        try:
-            with db.atomic():
-                return (write, write.run(db), None)
-        except Exception as error:
-            if not db.conn.in_transaction:
-                raise  # SQLite undid the whole transaction, with the writes before this one
-            return (write, None, error)
-
-    def _settle(self, outcomes: list[_Outcome]) -> None:
-        for loop in {write.done.get_loop() for write, _, _ in outcomes}:
-            mine = [outcome for outcome in outcomes if outcome[0].done.get_loop() is loop]
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more, and the rows are safe
-                loop.call_soon_threadsafe(_resolve, mine)
-
-
-def _until(moment: float) -> float | None:
-    return None if moment == math.inf else max(moment - time.monotonic(), 0.0)
-
-
-def _resolve(outcomes: list[_Outcome]) -> None:
-    for write, value, error in outcomes:
-        if write.done.done():
-            continue  # whoever awaited it was cancelled; the write stands
-        if error is None:
-            write.done.set_result(value)
-        else:
-            write.done.set_exception(_as_store_error(error))
-
-
-def _as_store_error(error: Exception) -> Exception:
-    if not isinstance(error, sqlite3.Error):
-        return error
-    wrapped = StoreError(plain(error))
-    wrapped.__cause__ = error
-    return wrapped
 
 
 class Store:
@@ -241,7 +90,8 @@ class Store:
     def __init__(self, path: Path | None, clock: Clock, busy_timeout: float) -> None:
         self._clock = clock
         self._closed = False
-        self._writer = _Writer(lambda: connect(path, busy_timeout))
+        writer = InlineWriter if path is None else Writer
+        self._writer = writer(lambda: connect(path, busy_timeout))
         # in memory there is one connection only, so reads queue with the writes
         self._reader = None if path is None else ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._read_db: Database | None = None
@@ -265,7 +115,7 @@ class Store:
         except OSError as failed:
             raise StoreError(f"The database {path} cannot be opened: {failed.strerror}.") from failed
         if error is not None:
-            raise _as_store_error(error)
+            raise as_store_error(error)
         return store
 
     async def close(self) -> None:
@@ -493,7 +343,7 @@ class Store:
         if self._closed:
             raise StoreError("The database is closed: the engine is stopping.")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._writer.submit(_Write(run, done))
+        self._writer.submit(Write(run, done))
         return await done
 
     async def _read(self, run: Callable[[Database], T]) -> T:
@@ -504,7 +354,7 @@ class Store:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._reader, self._run_read, run)
         except sqlite3.Error as error:
-            raise _as_store_error(error) from error
+            raise as_store_error(error) from error
 
     def _run_read(self, run: Callable[[Database], T]) -> T:
         if self._read_db is None:

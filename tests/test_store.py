@@ -114,7 +114,9 @@ async def test_writes_that_wait_together_share_commits_and_fail_alone(
     results = await asyncio.gather(*(used.insert_call(row) for row in rows), return_exceptions=True)
     assert [n for n, result in enumerate(results) if result is not None] == [77]
     assert isinstance(results[77], StoreError)
-    assert used.commits - before < 20
+    assert (
+        kind == "memory" or used.commits - before < 20
+    )  # in memory there is no disk whose sync is worth sharing
     assert len(await used.calls(1000)) == 199
 
 

@@ -182,7 +182,7 @@ class Call:
             why = await self._script(self)
         except MediaError as error:
             why = Ending("failed", "engine", str(error))
-        if why.by == "app" and self._spoke and self.is_answered:
+        if self._spoke and self.is_answered:
             await asyncio.sleep(FAREWELL_SECONDS)
         self.post(ScriptDone(why))
 

@@ -1,0 +1,238 @@
+"""Whole calls in virtual time: a phone, a lossy wire, the engine and its app, to the millisecond."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path_
+
+from engine.call.routing import EVENTS, Route
+from engine.media.audio import load_file
+from engine.media.worker import g711
+from engine.softphone import CallPlan, CallReport
+from tests.virtual import Office, lost, run, spoken
+from tests.wire import Datagram
+
+TARGET = "sip:1000@10.0.0.1"
+
+
+class App:
+    """A webhook app of canned documents by path; remembers what it was asked."""
+
+    def __init__(self, **documents: str) -> None:
+        self.documents = documents
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.delay = 0.0
+        self.asgi = Starlette(routes=[Path_("/{name}", self.answer, methods=["GET", "POST"])])
+
+    async def answer(self, request: Request) -> Response:
+        form = dict(await request.form()) if request.method == "POST" else dict(request.query_params)
+        name = request.path_params["name"]
+        self.asked.append((name, {key: str(value) for key, value in form.items()}))
+        await asyncio.sleep(self.delay)
+        body = self.documents.get(name)
+        if body is None:
+            return Response(status_code=500)
+        return Response(f"<Response>{body}</Response>", media_type="text/xml")
+
+    def params(self, name: str) -> dict[str, str]:
+        return next(params for asked, params in self.asked if asked == name)
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.asked]
+
+
+def place(
+    app: App,
+    tmp_path: Path,
+    plan: CallPlan,
+    route: Route | None = None,
+    drop: Callable[[Datagram], bool] = lambda _: False,
+    **wire: float,
+) -> tuple[Office, CallReport]:
+    """One call from a phone to the app, from INVITE to the last callback."""
+
+    async def flow() -> tuple[Office, CallReport]:
+        office = Office(tmp_path, **wire)
+        office.wire.drop = drop
+        await office.open(route or Route("http://app/voice"), app.asgi)
+        async with office.phone() as phone:
+            report = await phone.call(plan)
+            await asyncio.sleep(70)  # the call's own end, and then every transaction's timers
+        assert office.manager.call_count == 0
+        assert office.stack.session_count == office.stack.transaction_count == 0
+        office.rows = await office.store.calls()
+        await office.close()
+        return office, report
+
+    return run(flow)
+
+
+def heard(path: Path, text: str) -> int:
+    """Where in a recording a text begins, in samples; every sample of it must be as it was sent."""
+    recording, said = load_file(path), spoken(text)
+    said = g711.decode(g711.encode(said, g711.MU_LAW), g711.MU_LAW)
+    probe = said[:160]
+    starts = np.flatnonzero((np.lib.stride_tricks.sliding_window_view(recording, 160) == probe).all(axis=1))
+    assert len(starts) == 1, f"{text!r} was heard {len(starts)} times"
+    start = int(starts[0])
+    np.testing.assert_array_equal(recording[start : start + len(said)], said)
+    return start
+
+
+def is_rtp(datagram: Datagram) -> bool:
+    return datagram.payload[:1] == b"\x80" and len(datagram.payload) >= 16 and datagram.source[1] % 2 == 0
+
+
+def test_a_menu_from_invite_to_goodbye(tmp_path: Path) -> None:
+    app = App(
+        voice='<Gather numDigits="1" action="choice"><Say>press one</Say></Gather><Say>nobody</Say>',
+        choice="<Say>you pressed it</Say>",
+    )
+    record = tmp_path / "heard.wav"
+    office, report = place(app, tmp_path, CallPlan(TARGET, digits="W1", record=record), delay=0.01)
+    assert report.status == 200
+    assert app.names() == ["voice", "choice"]
+    assert app.params("choice")["Digits"] == "1"
+    assert app.params("voice")["CallStatus"] == "ringing"
+    assert app.params("choice")["CallStatus"] == "in-progress"
+    heard(record, "you pressed it")
+    row = office.rows[0]
+    assert (row.status, row.ended_by, row.sip_status) == ("completed", "app", 200)
+    assert report.quality.packets_lost == 0
+
+
+def test_a_prompt_is_heard_sample_for_sample(tmp_path: Path) -> None:
+    record = tmp_path / "heard.wav"
+    place(
+        App(voice="<Say>first words</Say><Say>and the last</Say>"), tmp_path, CallPlan(TARGET, record=record)
+    )
+    first, second = heard(record, "first words"), heard(record, "and the last")
+    # Padded to whole frames and no more: a second prompt follows the first without a gap one could hear.
+    assert 0 <= second - first - len(spoken("first words")) < 800
+
+
+def test_gather_waits_its_timeout_from_the_last_key_and_no_longer(tmp_path: Path) -> None:
+    app = App(voice='<Gather timeout="4" action="got"/><Hangup/>', got="<Hangup/>")
+    office, _ = place(app, tmp_path, CallPlan(TARGET, digits="12w3"))
+    digits = [note.offset for note in office.kinds("digit")]
+    gathered = office.kinds("gather")[0]
+    assert gathered.data["digits"] == "123"
+    assert gathered.offset - digits[-1] == pytest.approx(4.0, abs=0.01)
+
+
+def test_without_input_the_document_goes_on(tmp_path: Path) -> None:
+    app = App(
+        voice='<Gather timeout="3" action="got"><Say>hello</Say></Gather><Redirect>none</Redirect>',
+        none="<Hangup/>",
+    )
+    office, _ = place(app, tmp_path, CallPlan(TARGET))
+    assert app.names() == ["voice", "none"]
+    said = len(spoken("hello")) / 8000
+    took = next(note.data["total_ms"] for note in office.kinds("verb-end") if note.data["name"] == "Gather")
+    assert took / 1000 == pytest.approx(3 + said, abs=0.2)
+
+
+def test_a_key_silences_the_prompt_within_40_ms(tmp_path: Path) -> None:
+    app = App(
+        voice=f'<Gather numDigits="1" action="got"><Say>{"long " * 40}</Say></Gather>',
+        got="<Pause length='2'/>",
+    )
+    office, _ = place(app, tmp_path, CallPlan(TARGET, digits="W5"), delay=0.0)
+    log = office.wire.log
+    key = next(each.time for each in log if len(each.payload) == 16 and each.source[0] != "10.0.0.1")
+    sound = [
+        each.time
+        for each in log
+        if is_rtp(each) and each.source[0] == "10.0.0.1" and set(each.payload[12:]) != {0xFF}
+    ]
+    assert max(sound) - key <= 0.040
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_keys_are_neither_lost_nor_doubled_on_a_lossy_wire(tmp_path: Path, share: float) -> None:
+    app = App(voice='<Gather numDigits="10" action="got" timeout="8"/>', got="<Hangup/>")
+    drop = lost(share, of=is_rtp)
+    office, _ = place(app, tmp_path, CallPlan(TARGET, digits="1122334455"), drop=drop, jitter=0.03)
+    assert app.params("got")["Digits"] == "1122334455"
+    assert any(is_rtp(each) and not each.arrivals for each in office.wire.log)
+
+
+def test_a_call_completes_when_a_third_of_the_signalling_is_lost(tmp_path: Path) -> None:
+    app = App(voice="<Say>hello</Say>")
+    drop = lost(1 / 3, of=lambda each: each.source[1] == 5060)
+    office, report = place(app, tmp_path, CallPlan(TARGET), drop=drop)
+    assert report.status == 200
+    assert office.rows[0].status == "completed"
+
+
+def test_status_callbacks_come_in_order_and_whatever_the_wire_does_once(tmp_path: Path) -> None:
+    app = App(voice="<Say>hello</Say>", status="")
+    route = Route("http://app/voice", status_callback="http://app/status", status_callback_event=EVENTS)
+    place(app, tmp_path, CallPlan(TARGET), route, duplicates=0.5)
+    told = [params for name, params in app.asked if name == "status"]
+    assert [params["CallStatus"] for params in told] == ["initiated", "ringing", "in-progress", "completed"]
+    assert [params["SequenceNumber"] for params in told] == ["0", "1", "2", "3"]
+    assert told[-1]["CallDuration"] == "1"
+
+
+def test_the_caller_gives_up_while_the_app_thinks(tmp_path: Path) -> None:
+    app = App(voice="<Say>too late</Say>")
+    app.delay = 10.0
+    office, report = place(app, tmp_path, CallPlan(TARGET, ring_seconds=3))
+    assert report.answered is False
+    row = office.rows[0]
+    assert (row.status, row.ended_by, row.answered_at) == ("canceled", "caller", None)
+    assert "in CANCEL sip:1000@10.0.0.1" in office.sip_lines()
+
+
+def test_pause_first_delays_the_answer_and_reject_refuses(tmp_path: Path) -> None:
+    app = App(voice='<Pause length="3"/><Reject reason="busy"/>')
+    office, report = place(app, tmp_path, CallPlan(TARGET))
+    assert report.status == 486
+    ended = office.kinds("state")[-1]
+    assert ended.offset == pytest.approx(3.0, abs=0.05)
+    assert office.rows[0].status == "busy"
+
+
+def test_a_failing_app_is_apologized_for(tmp_path: Path) -> None:
+    record = tmp_path / "heard.wav"
+    office, report = place(App(), tmp_path, CallPlan(TARGET, record=record))
+    heard(record, "We are sorry. An application error has occurred. Goodbye.")
+    assert office.kinds("error")[0].data["code"] == 11200
+    assert report.ended_by == "far end"
+
+
+def test_the_fallback_is_asked_with_what_went_wrong(tmp_path: Path) -> None:
+    app = App(spare="<Hangup/>")
+    route = Route("http://app/voice", fallback_url="http://app/spare")
+    place(app, tmp_path, CallPlan(TARGET), route)
+    assert app.params("spare")["ErrorCode"] == "11200"
+    assert app.params("spare")["ErrorUrl"] == "http://app/voice"
+
+
+def test_a_circle_of_redirects_ends(tmp_path: Path) -> None:
+    app = App(voice="<Redirect>voice</Redirect>")
+    office, _ = place(app, tmp_path, CallPlan(TARGET))
+    assert len(app.asked) < 100
+    assert office.kinds("error")[-1:] == [] or office.rows[0].end_reason.startswith("application error 12400")
+
+
+def test_a_phone_that_vanishes_leaves_no_call(tmp_path: Path) -> None:
+    app = App(voice=f"<Say loop='0'>{'music ' * 20}</Say>")
+    silent_from = 1005.0
+
+    def drop(each: Datagram) -> bool:
+        return each.time > silent_from and each.source[0] != "10.0.0.1"
+
+    office, _ = place(app, tmp_path, CallPlan(TARGET, duration=8), drop=drop)
+    row = office.rows[0]
+    assert row.ended_by == "engine"
+    assert row.end_reason.startswith("no RTP packet for 30 s")

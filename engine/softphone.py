@@ -117,6 +117,8 @@ class PhoneCall:
                 self._finish(200, reason, "far end" if by is sip.Party.REMOTE else "network")
             case sip.Offered(request=request):
                 self.leg_alive.reoffered(request)
+            case sip.OfferAnswered(response=response) if response.status < 300:
+                self.leg_alive.answered(response.body)
             case media.Digit(digit=digit):
                 self.timeline.note("digit", digit=digit, how="rfc4733")
                 self.report.digits_heard += digit
@@ -134,6 +136,14 @@ class PhoneCall:
 
     def hang_up(self) -> None:
         self._finish(self.report.status, "we hung up", "us")
+
+    def hold(self) -> bool:
+        """Ask the far end to send nothing; False while another offer is under way."""
+        return self.leg_alive.reoffer("sendonly")
+
+    def resume(self) -> bool:
+        """Take the far end back from hold."""
+        return self.leg_alive.reoffer("sendrecv")
 
     async def talk(self) -> None:
         """Everything from the answer to the end."""

@@ -219,9 +219,10 @@ class WireIo:
     def _take(self, leg: int, data: bytes, source: Address) -> None:
         if leg not in self._address or not rtp.plausible(memoryview(data)) or len(data) >= ROW_OCTETS:
             return
-        if self._source.setdefault(leg, source) == source:
-            if not any(row == leg for row, _ in self._locks) and not self._arrived[leg]:
-                self._locks.append((leg, source))
+        if leg not in self._source:
+            self._source[leg] = source
+            self._locks.append((leg, source))
+        if self._source[leg] == source:
             self._arrived[leg].append(data)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,7 +18,7 @@ from starlette.routing import Route as Path_
 from engine.call.routing import EVENTS, Route
 from engine.media.audio import load_file
 from engine.media.worker import g711
-from engine.softphone import CallPlan, CallReport
+from engine.softphone import CallPlan, CallReport, PhoneCall
 from tests.virtual import Office, lost, run, spoken
 from tests.wire import Datagram
 
@@ -75,14 +77,22 @@ def place(
     return run(flow)
 
 
+def through_mu_law(pcm: NDArray[np.int16]) -> NDArray[np.int16]:
+    return g711.decode(g711.encode(pcm, g711.MU_LAW), g711.MU_LAW)
+
+
+def place_of(recording: NDArray[np.int16], frame: NDArray[np.int16], concealed: int = 0) -> int:
+    """Where 160 samples stand in a recording, once; the last before a gap may be repeated to conceal it."""
+    windows = np.lib.stride_tricks.sliding_window_view(recording, 160)
+    starts = np.flatnonzero((windows == frame).all(axis=1))
+    assert 1 <= len(starts) <= 1 + concealed, f"heard {len(starts)} times"
+    return int(starts[0])
+
+
 def heard(path: Path, text: str) -> int:
     """Where in a recording a text begins, in samples; every sample of it must be as it was sent."""
-    recording, said = load_file(path), spoken(text)
-    said = g711.decode(g711.encode(said, g711.MU_LAW), g711.MU_LAW)
-    probe = said[:160]
-    starts = np.flatnonzero((np.lib.stride_tricks.sliding_window_view(recording, 160) == probe).all(axis=1))
-    assert len(starts) == 1, f"{text!r} was heard {len(starts)} times"
-    start = int(starts[0])
+    recording, said = load_file(path), through_mu_law(spoken(text))
+    start = place_of(recording, said[:160])
     np.testing.assert_array_equal(recording[start : start + len(said)], said)
     return start
 
@@ -236,3 +246,61 @@ def test_a_phone_that_vanishes_leaves_no_call(tmp_path: Path) -> None:
     row = office.rows[0]
     assert row.ended_by == "engine"
     assert row.end_reason.startswith("no RTP packet for 30 s")
+
+
+def test_a_held_caller_misses_nothing_and_is_not_taken_for_dead(tmp_path: Path) -> None:
+    record = tmp_path / "heard.wav"
+    text = "a long story that is told in pieces!"  # 90 whole frames
+    app = App(voice=f"<Say>{text}</Say>")
+
+    async def flow() -> None:
+        office = Office(tmp_path)
+        await office.open(Route("http://app/voice"), app.asgi)
+        async with office.phone() as phone:
+            started: list[PhoneCall] = []
+            calling = asyncio.create_task(phone.call(CallPlan(TARGET, record=record), started.append))
+            await asyncio.sleep(1)
+            assert started[0].hold()
+            await asyncio.sleep(60)  # twice the RTP timeout
+            assert office.manager.call_count == 1
+            assert started[0].resume()
+            report = await calling
+            assert report.ended_by == "far end"
+            await asyncio.sleep(40)
+        office.rows = await office.store.calls()
+        await office.close()
+        assert [note.data["text"] for note in office.kinds("media")][1:3] == [
+            "the caller put us on hold",
+            "the caller is back from hold",
+        ]
+        assert office.rows[0].end_reason == "the document came to its end"
+
+    run(flow)
+    recording, said = load_file(record), through_mu_law(spoken(text))
+    places = [place_of(recording, frame, concealed=1) for frame in said.reshape(-1, 160)]
+    assert places == sorted(places), "every frame was heard, once, in order"
+    longest = max(after - before for before, after in itertools.pairwise(places))
+    assert longest > 59 * 8000, "and the hold stood in between"
+
+
+def test_ten_calls_at_once_do_not_mix(tmp_path: Path) -> None:
+    async def answer(request: Request) -> Response:
+        form = await request.form()
+        caller = str(form["From"]).removeprefix("sip:").partition("@")[0]
+        return Response(f"<Response><Say>hello {caller}</Say></Response>", media_type="text/xml")
+
+    asgi = Starlette(routes=[Path_("/voice", answer, methods=["POST"])])
+
+    async def flow() -> None:
+        office = Office(tmp_path, jitter=0.01)
+        await office.open(Route("http://app/voice"), asgi)
+        async with office.phone() as phone:
+            plans = [CallPlan(TARGET, caller=f"c{n}", record=tmp_path / f"{n}.wav") for n in range(10)]
+            await asyncio.gather(*(phone.call(plan) for plan in plans))
+            await asyncio.sleep(70)
+        assert office.stack.session_count == office.stack.transaction_count == 0
+        await office.close()
+
+    run(flow)
+    for number in range(10):
+        heard(tmp_path / f"{number}.wav", f"hello c{number}")

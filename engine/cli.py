@@ -15,15 +15,19 @@ import msgspec
 import structlog
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from engine import __version__
 from engine.app import DATABASE, Engine, load_account, make_folder
 from engine.clock import SystemClock
 from engine.config import ALL_EVENTS, Config, NumberConfig, load, parse_ports
 from engine.console import TimelinePrinter, line
+from engine.doctor import Finding, examine
 from engine.errors import ConfigError, SwitchhookError
 from engine.ids import RandomIds
+from engine.load import LoadPlan, LoadReport, Spread, Tally, run_load
 from engine.softphone import CallPlan, CallReport, Softphone, parse_digits
 from engine.store import CallRow, Store
 
@@ -333,6 +337,123 @@ async def _account(config: Config, as_json: bool) -> int:
     else:
         print(f"Account SID  {found.sid}\nAuth token   {found.token}")
     return 0
+
+
+@app.command("load")
+def load_(
+    target: Annotated[str, typer.Argument(help="A SIP address: sip:1000@127.0.0.1:5060 or 1000@127.0.0.1.")],
+    calls: Annotated[int, typer.Option("--calls", "-n", help="How many calls in all.", min=1)] = 100,
+    rate: Annotated[float, typer.Option("--rate", "-r", help="New calls a second.", min=0.01)] = 10.0,
+    hold: Annotated[float, typer.Option(help="Seconds from answer to hang-up.", min=0.0)] = 10.0,
+    from_: Annotated[
+        str, typer.Option("--from", help="Who calls: a number or a name.", metavar="ID")
+    ] = "load",
+    dtmf: Annotated[str, typer.Option(help="Keys that every call presses, as in `switchhook call`.")] = "",
+    host: Annotated[str, typer.Option(help="Our own address.")] = "127.0.0.1",
+    workers: Annotated[
+        int, typer.Option(help="Media workers of the tool; each needs a core.", min=1, max=64)
+    ] = 1,
+    media: Annotated[bool, typer.Option("--media/--no-media", help="Send and judge audio.")] = True,
+    engine_pid: Annotated[
+        int | None,
+        typer.Option(help="Count this process's CPU; found by itself on this machine.", metavar="PID"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Place many calls and report how they went: set-up and first-audio times, loss, jitter, CPU.
+
+    Exit code 0 only if every call was answered and came to its planned end.
+
+    Example: switchhook load sip:1000@127.0.0.1:5060 --calls 200 --rate 20 --hold 10
+    """
+    plan = LoadPlan(target, calls, rate, hold, from_, parse_digits(dtmf), host, workers, media, engine_pid)
+    run(_load(plan, as_json))
+
+
+async def _load(plan: LoadPlan, as_json: bool) -> int:
+    columns = ("{task.description}", "{task.completed}/{task.total}", "live {task.fields[live]}")
+    texts = (TextColumn(text) for text in columns)
+    with Progress(
+        *texts, BarColumn(), TimeElapsedColumn(), console=err, disable=as_json, transient=True
+    ) as bar:
+        task = bar.add_task("calls", total=plan.calls, live=0)
+
+        def show(tally: Tally) -> None:
+            bar.update(task, completed=len(tally.outcomes), live=tally.live)
+
+        report = await run_load(plan, show)
+    if as_json:
+        print(json.dumps(report.as_dict()))
+    else:
+        _print_load(report)
+    if not report.is_good:
+        return 1
+    return NO_AUDIO if report.without_audio else 0
+
+
+def _print_load(report: LoadReport) -> None:
+    table = Table("", "", box=None, show_header=False)
+    table.add_row("calls", f"{report.attempted}, at most {report.peak_calls} at once")
+    table.add_row("answered", f"{report.answered}; completed {report.completed}")
+    for why, count in report.failed.items():
+        table.add_row("failed", f"{count} × {why}", style="red")
+    if report.without_audio:
+        table.add_row("no audio", f"{report.without_audio} calls", style="red")
+    table.add_row("INVITE → 200", _spread(report.setup_ms))
+    table.add_row("200 → first RTP", _spread(report.first_rtp_ms))
+    table.add_row("set-ups a second", f"{report.setups_per_second:g}")
+    if report.packets_received:
+        table.add_row("packets", f"{report.packets_received} of about {report.packets_expected}")
+        table.add_row(
+            "loss", f"{report.loss_percent:g} %; the far end lost {report.far_loss_packets} packets"
+        )
+        table.add_row("jitter", _spread(report.jitter_ms))
+    if report.cpu_per_call_second is not None:
+        table.add_row(
+            "CPU of the far end", f"{report.cpu_seconds:g} s; {report.cpu_per_call_second:g} a call-second"
+        )
+    tool = report.tool
+    table.add_row(
+        "this tool",
+        f"{tool.late_ticks} of {tool.ticks} ticks late (worst {tool.worst_late_ms:g} ms), {tool.skipped_ticks} "
+        f"skipped; starts at most {tool.worst_start_late_ms:g} ms late",
+    )
+    out.print(table)
+    if not tool.is_sound:
+        err.print("This tool was too slow itself: its figures say little about the far end.", style="yellow")
+
+
+def _spread(spread: Spread) -> str:
+    return f"p50 {spread.p50:g} · p95 {spread.p95:g} · p99 {spread.p99:g} · max {spread.max:g} ms"
+
+
+@app.command()
+def doctor(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Look for what is wrong on this machine and in the recent calls, and say what to do about it.
+
+    Exit code 0 unless there is a problem; a warning is none.
+    """
+    run(_doctor(override(load(config), None, None, None, data, None, None), as_json))
+
+
+MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("problem", "bold red")}
+
+
+async def _doctor(config: Config, as_json: bool) -> int:
+    findings = [finding async for finding in examine(config)]
+    if as_json:
+        print(json.dumps([finding.as_dict() for finding in findings]))
+    else:
+        _print_findings(findings)
+    return 1 if any(finding.level == "problem" for finding in findings) else 0
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    table = Table("", "check", "found", "what to do", box=None)
+    for finding in findings:
+        word, style = MARKS[finding.level]
+        table.add_row(Text(word, style), finding.check, finding.text, finding.advice)
+    out.print(table)
 
 
 numbers = typer.Typer(help="Which app answers which number.", no_args_is_help=True)

@@ -224,6 +224,7 @@ class MediaCore:
     def step(self, now: float) -> None:
         """One slot of 2 ms: receive from all, transmit to those due, and now and then the housekeeping."""
         self._receive(now)
+        self.reports.receive()
         due = self._slots[self._steps % SLOTS]
         if len(due):
             self._transmit(due)
@@ -249,7 +250,7 @@ class MediaCore:
                 self._take(self._batch.count, now)
             for row, (host, port) in self._io.locked():
                 self.events.append(p.SourceLocked(self._legs[row], host, port))
-                self.reports.source(row, f"{host}:{port}")
+                self.reports.source(row, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
             if self._batch.count < BATCH:
                 return
 
@@ -388,7 +389,7 @@ class MediaCore:
                 self._stop_record(row)
 
     def _keep_house(self, now: float) -> None:
-        self.reports.exchange(now)
+        self.reports.send_due(now)
         rows = np.fromiter(self._legs, np.int64, len(self._legs))
         silent = rows[(self._timeout[rows] > 0) & (now - self._heard_at[rows] > self._timeout[rows])]
         for row in silent.tolist():

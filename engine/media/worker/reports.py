@@ -69,11 +69,14 @@ class Reporter:
     def source(self, leg: int, text: str) -> None:
         self._far[leg].source = text
 
-    def exchange(self, now: float) -> None:
-        """Take in what arrived; send the reports that are due."""
+    def receive(self) -> None:
+        """Take in what arrived. Called every step: a report that waits makes the round trip look longer."""
         for leg, packet in self._io.receive_rtcp():
             for report in rtcp.parse(packet):
                 self._take(leg, report)
+
+    def send_due(self, now: float) -> None:
+        """Send the reports that are due."""
         for leg in self._far:
             due = self._due.get(leg)
             if due is None:

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.media.audio": {"engine.errors", "speech.base"},
     "engine.media.fetch": {"engine.media.audio", "speech.cache", "speech.base"},
     "engine.media.link": {"engine.media.protocol", "engine.errors"},
-    "engine.media.session": {"engine.media.link", "engine.media.protocol", "engine.errors", "engine.sip.sdp"},
+    "engine.media.session": {"engine.media.link", "engine.media.protocol", "engine.errors", "engine.sip.offer"},
     "engine.media.pool": {
         "engine.media.link",
         "engine.media.session",

@@ -12,18 +12,8 @@ from engine.clock import Clock
 from engine.ids import Ids
 from engine.media.session import MediaSession
 from engine.sip.message import Request
-from engine.sip.sdp import (
-    Capabilities,
-    Codec,
-    Negotiated,
-    Sdp,
-    SdpError,
-    accept_answer,
-    make_offer,
-    negotiate,
-    parse_sdp,
-    versioned,
-)
+from engine.sip.offer import Capabilities, Negotiated, accept_answer, make_offer, negotiate, versioned
+from engine.sip.sdp import Codec, Sdp, SdpError, parse_sdp
 from engine.sip.session import Session
 
 CODECS = Capabilities((Codec(0, "PCMU", 8000), Codec(8, "PCMA", 8000)))

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from engine.errors import MediaError
 from engine.media import protocol as p
 from engine.media.link import Link
-from engine.sip.sdp import Negotiated
+from engine.sip.offer import Negotiated
 
 T = TypeVar("T")
 

@@ -15,7 +15,8 @@ from engine.errors import MediaError
 from engine.media import protocol as p
 from engine.media.pool import MediaPool
 from engine.media.session import PIECE_SAMPLES, PIECES_PER_MESSAGE, MediaSession
-from engine.sip.sdp import Codec, Negotiated, parse_sdp
+from engine.sip.offer import Negotiated
+from engine.sip.sdp import Codec, parse_sdp
 from speech.base import Segment
 
 SDP = parse_sdp(b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n")

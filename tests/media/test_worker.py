@@ -18,7 +18,8 @@ from engine.media.link import WorkerLink
 from engine.media.pool import MediaPool
 from engine.media.session import MediaSession
 from engine.media.worker import g711
-from engine.sip.sdp import Codec, Negotiated, parse_sdp
+from engine.sip.offer import Negotiated
+from engine.sip.sdp import Codec, parse_sdp
 from tests.media.test_sockets import free_range
 
 HOST = "127.0.0.1"

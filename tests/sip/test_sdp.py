@@ -9,21 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.sip.sdp import (
-    MAX_FORMATS,
-    MAX_LINES,
-    MAX_MEDIA,
-    Capabilities,
-    Codec,
-    Negotiated,
-    Sdp,
-    SdpError,
-    accept_answer,
-    make_offer,
-    negotiate,
-    parse_sdp,
-    versioned,
-)
+from engine.sip.offer import Capabilities, Negotiated, accept_answer, make_offer, negotiate, versioned
+from engine.sip.sdp import MAX_FORMATS, MAX_LINES, MAX_MEDIA, Codec, Sdp, SdpError, parse_sdp
 
 RFC4317 = Path(__file__).parents[2] / ".." / "shared" / "data" / "sdp-rfc4317"
 

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.writer": {"engine.schema"},
     "engine.store": {"engine.schema", "engine.writer", "engine.signature", "engine.clock", "engine.ids"},
     "engine.signature": set(),
-    "engine.webhook": {"engine.signature", "engine.errors", "engine.ids"},
+    "engine.webhook": {"engine.webhook", "engine.signature", "engine.errors", "engine.ids"},
     "engine.callbacks": {"engine.webhook", "engine.store", "engine.clock", "engine.ids"},
     "engine.call": {
         "engine.call",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from engine.call import callback as python
 from engine.call.routing import Route
 from engine.call.timeline import Timeline
-from engine.webhook import WebhookClient, WebhookError, WebhookReply, WebhookSession, resolve
+from engine.webhook import Attempt, WebhookClient, WebhookError, WebhookReply, WebhookSession, resolve
 from markup import Document, Hangup, MarkupError, Play, Say, parse
 
 XML_TYPES = ("text/xml", "application/xml", "text/html")
@@ -122,23 +122,14 @@ class Instructions:
         try:
             reply = await self._sources.client.fetch(self._session, url, method, params)
         except WebhookError as error:
-            self._note_attempts(url, method, error.attempts)
+            self._note_attempts(method, error.attempts)
             raise InstructionError(error.code, error.message, error.url) from error
-        self._note_attempts(url, method, reply.attempts)
+        self._note_attempts(method, reply.attempts)
         return Page(to_document(reply), reply.url)
 
-    def _note_attempts(self, url: str, method: str, attempts: tuple[object, ...]) -> None:
+    def _note_attempts(self, method: str, attempts: tuple[Attempt, ...]) -> None:
         for attempt in attempts:
-            self._timeline.note(
-                "webhook",
-                method=method,
-                url=getattr(attempt, "url", url),
-                status=getattr(attempt, "status", None),
-                error=getattr(attempt, "error", None),
-                connect_ms=getattr(attempt, "connect_ms", None),
-                first_byte_ms=getattr(attempt, "first_byte_ms", None),
-                total_ms=getattr(attempt, "total_ms", None),
-            )
+            self._timeline.note("webhook", method=method, **asdict(attempt))
 
     # --- file ------------------------------------------------------------------------------------------------
 

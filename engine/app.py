@@ -127,7 +127,7 @@ class Engine:
         prompts = await self._open_prompts(folder / PROMPTS)
         http = httpx.AsyncClient()
         self._stack.push_async_callback(http.aclose)
-        sounds = MediaFetcher(prompts, http, allow_files=self._serves_files())
+        sounds = MediaFetcher(prompts, http, allow_files=True)  # `Instructions.sound` says which document may
         self._stack.push_async_callback(sounds.close)
         pool = await self._open_media()
         host = parse_listen(self.config.sip.listen[0])[0]
@@ -215,11 +215,6 @@ class Engine:
 
     def _locate(self, app: str) -> str:
         return source_url(app, callback.load, self._callbacks)
-
-    def _serves_files(self) -> bool:
-        """Local sounds may be played only where the operator's own documents are local too."""
-        apps = [self.config.app.voice_url, *(number.voice_url for number in self.config.numbers)]
-        return any(app and not app.startswith(("http://", "https://")) for app in apps)
 
     # --- events ----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from engine.call import callback as python
 from engine.call.routing import Route
 from engine.call.timeline import Timeline
+from engine.media.audio import AudioError
 from engine.webhook import Attempt, WebhookClient, WebhookError, WebhookReply, WebhookSession, resolve
 from markup import Document, Hangup, MarkupError, Play, Say, parse
 
@@ -73,9 +74,20 @@ class Instructions:
         """The document at a verb's URL, relative to the current one; "" is the current one again."""
         return await self._ask(_absolute(self._url, reference), method, params)
 
-    def resolve(self, reference: str) -> str:
-        """A verb's URL (of a sound) made absolute."""
-        return _absolute(self._url, reference)
+    def sound(self, reference: str) -> str:
+        """Where a Play's sound is. Raises `AudioError` for a file that the current document has no right to name:
+        a webhook may name none, a file those beside it, a callback (the operator's own code) any."""
+        reference = reference.strip()
+        if reference.startswith(HTTP):
+            return reference
+        if self._url.startswith(python.SCHEME):
+            return reference if reference.startswith(FILE) else Path(reference).absolute().as_uri()
+        url = resolve(self._url, reference)
+        if url.startswith(FILE) and not (
+            self._url.startswith(FILE) and _is_beside(self._route.voice_url, url)
+        ):
+            raise AudioError(11100, f"{reference} is a local file, which this document may not play")
+        return url
 
     async def _ask(self, url: str, method: str, params: Params) -> Page:
         try:
@@ -170,14 +182,21 @@ class Instructions:
 
 def _read_beside(first_url: str, url: str) -> bytes:
     """A file of the app: the first document's folder is all it may reach."""
-    path = Path(unquote(urlsplit(url).path)).resolve()
-    root = Path(unquote(urlsplit(first_url).path)).resolve().parent
-    if not path.is_relative_to(root):
+    path = _path(url)
+    if not _is_beside(first_url, url):
         raise InstructionError(11100, f"{path} is outside the folder of the first document", url)
     try:
         return path.read_bytes()
     except OSError as error:
         raise InstructionError(11200, f"cannot read {path}: {error.strerror}", url) from error
+
+
+def _is_beside(first_url: str, url: str) -> bool:
+    return _path(url).is_relative_to(_path(first_url).parent)
+
+
+def _path(url: str) -> Path:
+    return Path(unquote(urlsplit(url).path)).resolve()
 
 
 def to_document(reply: WebhookReply) -> Document:

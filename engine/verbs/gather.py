@@ -25,13 +25,10 @@ class Collected:
 async def run(gather: Gather, call: Call) -> Outcome:
     """With input: request `action` with it. Without: go on with the next verb, unless actionOnEmptyResult."""
     await call.answer()
+    if "speech" in gather.input:
+        text = "no speech recognizer is configured: the caller is taken to have said nothing"
+        call.note("warning", code=13325, text=text, line=gather.line)
     if "dtmf" not in gather.input:
-        call.note(
-            "warning",
-            code=13325,
-            text="no speech recognizer is configured: waiting as if the caller said nothing",
-            line=gather.line,
-        )
         await _prompt(gather.verbs, call, "")
         await asyncio.sleep(gather.timeout)
         collected = Collected("")

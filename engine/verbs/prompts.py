@@ -23,7 +23,7 @@ def say_prompt(say: Say, call: Call) -> Prompt:
 
 async def play_prompt_of(play: Play, call: Call) -> Prompt:
     """The sound of a Play, from the cache or fetched. Raises `AudioError`."""
-    return await call.services.sounds.prompt(call.instructions.resolve(play.url))
+    return await call.services.sounds.prompt(call.instructions.sound(play.url))
 
 
 async def play_prompt(call: Call, prompt: Prompt, loops: int, interrupt_on: str = "") -> media.PlayDone:

@@ -17,6 +17,7 @@ from engine.call.timeline import Note, Timeline
 from engine.clock import SystemClock
 from engine.errors import ConfigError
 from engine.ids import SeededIds
+from engine.media.audio import AudioError
 from engine.webhook import WebhookClient, WebhookReply
 from markup import Document, Gather, Hangup, MarkupError, Play, Redirect, Say, build
 
@@ -80,7 +81,7 @@ async def test_relative_urls_follow_the_document(threads: ThreadPoolExecutor) ->
         "http://app/ivr/menu",
         "http://app/top",
     ]
-    assert asker.instructions.resolve("a.wav") == "http://app/a.wav"
+    assert asker.instructions.sound("a.wav") == "http://app/a.wav"
 
 
 async def test_bad_xml_is_noted_with_its_place_and_asks_the_fallback(threads: ThreadPoolExecutor) -> None:
@@ -201,3 +202,20 @@ def test_an_app_is_a_url_a_file_or_a_callable(tmp_path: Path) -> None:
     for bad in ("nosuchmodule:f", "markup:nothing", "markup:__all__", "just-a-word"):
         with pytest.raises(ConfigError):
             source_url(bad, callback.load, loaded)
+
+
+async def test_which_sounds_a_document_may_play(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    (tmp_path / "menu.xml").write_text(build(Hangup()))
+    web = Asker(Route("http://app/ivr/voice"), threads).instructions
+    assert web.sound("/hold.mp3") == "http://app/hold.mp3"
+    with pytest.raises(AudioError, match="may not play"):
+        web.sound("file:///etc/passwd")
+    file = Asker(Route((tmp_path / "menu.xml").as_uri()), threads).instructions
+    assert file.sound("hold.wav") == (tmp_path / "hold.wav").as_uri()
+    assert file.sound("http://music/1.mp3") == "http://music/1.mp3"
+    for outside in ("../other.wav", "/etc/passwd", "file:///etc/passwd"):
+        with pytest.raises(AudioError, match="may not play"):
+            file.sound(outside)
+    code = Asker(Route("callback:app"), threads).instructions
+    assert code.sound(str(tmp_path / "a b.wav")) == (tmp_path / "a b.wav").as_uri()
+    assert code.sound("sounds/a.wav") == (Path.cwd() / "sounds/a.wav").as_uri()

@@ -399,10 +399,11 @@ def _print_load(report: LoadReport) -> None:
         table.add_row("failed", f"{count} × {why}", style="red")
     if report.without_audio:
         table.add_row("no audio", f"{report.without_audio} calls", style="red")
-    table.add_row("INVITE → 200", _spread(report.setup_ms))
-    table.add_row("200 → first RTP", _spread(report.first_rtp_ms))
-    table.add_row("set-ups a second", f"{report.setups_per_second:g}")
+    if report.answered:
+        table.add_row("INVITE → 200", _spread(report.setup_ms))
+        table.add_row("set-ups a second", f"{report.setups_per_second:g}")
     if report.packets_received:
+        table.add_row("200 → first RTP", _spread(report.first_rtp_ms))
         table.add_row("packets", f"{report.packets_received} of about {report.packets_expected}")
         table.add_row(
             "loss", f"{report.loss_percent:g} %; the far end lost {report.far_loss_packets} packets"

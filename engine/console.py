@@ -73,9 +73,7 @@ def line(offset: float, kind: str, data: Mapping[str, Any]) -> Text:
         body = render(data)
     except (KeyError, ValueError, TypeError):  # a note of another version
         body = str(dict(data))
-    text = Text(f"{offset:9.3f}  {kind:<{COLUMN}}", style="dim")
-    text.append(body, style=style)
-    return text
+    return Text.assemble((f"{offset:9.3f}  {kind:<{COLUMN}}", "dim"), (body, style))
 
 
 class TimelinePrinter:
@@ -88,5 +86,5 @@ class TimelinePrinter:
     def __call__(self, note: Note) -> None:
         text = line(note.offset, note.kind, note.data)
         if self._name:
-            text = Text(f"{self._name:<7}", style="dim") + text
+            text = Text.assemble((f"{self._name:<7}", "dim"), text)
         self._console.print(text, soft_wrap=True)

@@ -61,8 +61,8 @@ class HttpServer:
         """Returns once requests are accepted."""
         self._task = asyncio.create_task(self._server.serve([self._socket]), name="http")
         async with asyncio.timeout(START_SECONDS):
-            while not self._server.started and not self._task.done():
-                await asyncio.sleep(0.01)  # noqa: ASYNC110 - uvicorn has no event to wait for
+            while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn has no event
+                await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
         self._server.should_exit = True

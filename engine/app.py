@@ -76,12 +76,19 @@ class Engine:
         self._numbers = Numbers(())
         self._stack = contextlib.AsyncExitStack()  # what was started, to be stopped in reverse
         self._manager: CallManager | None = None
+        self._services: Services | None = None
         self.links: list[WorkerLink] = []
 
     @property
     def manager(self) -> CallManager:
         assert self._manager is not None, "the engine has not been started"
         return self._manager
+
+    @property
+    def services(self) -> Services:
+        """What calls are made of: store, prompts, media pool. Once the engine has started."""
+        assert self._services is not None, "the engine has not been started"
+        return self._services
 
     async def start(self) -> None:
         """Returns when calls are accepted. Raises `ConfigError`, `StoreError`; nothing stays open then."""
@@ -109,17 +116,17 @@ class Engine:
         store = await Store.open(folder / DATABASE, self._clock)
         self._stack.push_async_callback(store.close)
         self.account = await load_account(store, self._ids)
-        services, pool = await self._services(store, folder)
+        services = self._services = await self._make_services(store, folder)
         await store.recover(self._callbacks_of_recovered)
         await self._load_numbers(store)
         self._manager = CallManager(services, lambda: self._numbers, interpret, self._watchers)
         services.outbox.start()
         self._stack.push_async_callback(services.outbox.stop, OUTBOX_DRAIN_SECONDS)
         sip_stack = await self._open_sip()
-        await self._open_http(EngineCollector(sip_stack, pool, lambda: self.manager.call_count))
+        await self._open_http(EngineCollector(sip_stack, services.pool, lambda: self.manager.call_count))
         self._spawn(self._follow_numbers(store))
 
-    async def _services(self, store: Store, folder: Path) -> tuple[Services, MediaPool]:
+    async def _make_services(self, store: Store, folder: Path) -> Services:
         client = WebhookClient(self.account.token, self._ids)
         self._stack.push_async_callback(client.aclose)
         threads = ThreadPoolExecutor(callback.THREADS, "callback")
@@ -131,7 +138,7 @@ class Engine:
         self._stack.push_async_callback(sounds.close)
         pool = await self._open_media()
         host = parse_listen(self.config.sip.listen[0])[0]
-        services = Services(
+        return Services(
             clock=self._clock,
             ids=self._ids,
             account=self.account,
@@ -145,7 +152,6 @@ class Engine:
             rtp_host=host,
             max_call_seconds=self.config.calls.max_seconds,
         )
-        return services, pool
 
     async def _open_prompts(self, folder: Path) -> PromptCache:
         synthesizer = Synthesizers([self._synthesizer(name) for name in self.config.speech.engines])

@@ -301,7 +301,10 @@ def _show_calls(rows: list[CallRow], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(row) for row in rows], default=str))
         return
-    table = Table("SID", "began (UTC)", "from", "to", "status", "seconds", "ended by", "why", box=None)
+    table = Table(box=None)
+    table.add_column("SID", no_wrap=True, min_width=34)  # whole, or it cannot be copied
+    for name in ("began (UTC)", "from", "to", "status", "seconds", "ended by", "why"):
+        table.add_column(name)
     for row in rows:
         seconds = "" if row.duration is None else str(row.duration)
         began = f"{row.created_at:%Y-%m-%d %H:%M:%S}"

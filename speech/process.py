@@ -60,7 +60,9 @@ class SpeechProcess:
         if self._process is None:
             command = (sys.executable, "-m", "speech.server")
             try:
-                self._process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+                self._process = await asyncio.create_subprocess_exec(
+                    *command, stdin=PIPE, stdout=PIPE, process_group=0
+                )
             except OSError as error:
                 raise SpeechError(f"The speech process could not be started: {error}.") from error
         return self._process
@@ -122,7 +124,7 @@ async def run_once(*command: str, stdin: bytes, timeout: float) -> int:
     Raises SpeechError when it cannot be started or runs out of time.
     """
     try:
-        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=DEVNULL)
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=DEVNULL, process_group=0)
     except OSError as error:
         raise SpeechError(f"The speech process could not be started: {error}.") from error
     try:

@@ -20,7 +20,9 @@ from speech.shaping import Samples, Shaper
 from speech.ssml import Markup, espeak_ssml
 from speech.voices import choose_voice
 
-FIRST_PIECE = SAMPLE_RATE // 10 * SAMPLE_BYTES  # 100 ms: play starts at once
+FIRST_PIECE = (
+    SAMPLE_RATE * 3 // 10 * SAMPLE_BYTES
+)  # 300 ms: rendered in one, and time enough for the next piece
 NEXT_PIECE = SAMPLE_RATE // 2 * SAMPLE_BYTES  # then half seconds: few wake-ups at the other end
 
 

@@ -99,6 +99,7 @@ class WorkerLink:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "engine.media.worker.main", *arguments),
                 pass_fds=(theirs.fileno(),),
+                process_group=0,  # Ctrl-C is for the engine; it ends its workers in order
                 # numpy's thread pools only add jitter to a tick of small matrices
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )

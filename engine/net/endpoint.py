@@ -84,7 +84,10 @@ class UdpEndpoint:
             found = await asyncio.get_running_loop().getaddrinfo(
                 host, port, family=family, type=socket.SOCK_DGRAM
             )
-        except (OSError, ValueError) as error:  # ValueError: a peer's Contact that is no name at all (IDNA, NUL)
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # ValueError: a peer's Contact that is no name at all (IDNA, NUL)
             log.warning("cannot resolve", host=host[:100], reason=str(error))
             assert self._stack is not None
             self._stack.send_failed(outgoing, self._clock.monotonic())

@@ -1,0 +1,1 @@
+"""A telephone menu for a small company, in the three forms an app can take."""

@@ -234,6 +234,7 @@ class CoreLink:
         self.on_lost: Callable[[str], None] = lambda _: None
         self._loop = asyncio.get_running_loop()
         self.core = MediaCore(WireIo(wire), SeededIds(seed), lambda: self._loop.time() + 1.7e9, 32)
+        self.is_up = True
         self._stepping = False
 
     async def start(self) -> None:

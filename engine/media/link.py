@@ -28,6 +28,11 @@ class Link(Protocol):
     on_event: Callable[[p.Event], None]
     on_lost: Callable[[str], None]
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the worker is there to take a leg."""
+        ...
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
@@ -58,6 +63,10 @@ class WorkerLink:
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
         self._stopping = False
+
+    @property
+    def is_up(self) -> bool:
+        return self._socket is not None
 
     @property
     def pid(self) -> int | None:

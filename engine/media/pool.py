@@ -32,8 +32,19 @@ class MediaPool:
     async def open(
         self, host: str, notify: Callable[[p.Event], None], lost: Callable[[str], None]
     ) -> MediaSession:
-        """A leg on the least loaded worker, its ports bound on `host`. Raises `MediaError`."""
-        number = min(range(len(self._links)), key=lambda each: len(self._sessions[each]))
+        """A leg on the least loaded worker that can take it, its ports bound on `host`. Raises `MediaError`."""
+        refusal = MediaError("no media worker is running just now")
+        for number in sorted(range(len(self._links)), key=lambda each: len(self._sessions[each])):
+            if self._links[number].is_up:
+                try:
+                    return await self._open_on(number, host, notify, lost)
+                except MediaError as error:  # its ports are all taken, or it died this moment: the next, then
+                    refusal = error
+        raise refusal
+
+    async def _open_on(
+        self, number: int, host: str, notify: Callable[[p.Event], None], lost: Callable[[str], None]
+    ) -> MediaSession:
         session = MediaSession(self._links[number], next(self._legs), notify)
         self._sessions[number][session.leg] = session
         self._on_lost[session.leg] = lost

@@ -30,6 +30,7 @@ class FakeLink:
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.opens = opens
         self.dead = False
+        self.is_up = True
         self.sent: list[p.Command] = []
 
     async def start(self) -> None:

@@ -140,18 +140,21 @@ class Outbox:
             await self._wait(self._wake, delay)
 
     async def _drain(self) -> None:
-        await self._dispatch()
-        while self._busy:
-            await asyncio.wait(self._busy.values(), return_when=asyncio.FIRST_COMPLETED)
+        self._wake.set()
+        while self._busy or self._wake.is_set():  # each delivery that ends sets it: its call may have a next one
+            self._wake.clear()
             await self._dispatch()
+            if self._busy:
+                await asyncio.wait(self._busy.values(), return_when=asyncio.FIRST_COMPLETED)
 
     async def _dispatch(self) -> float | None:
         """Start what is due and has room; return how long until the next is due, None if nothing is timed."""
         # a call under way still shows its head, so as many more are read as there are calls under way
-        heads = await self._store.callback_heads(MAX_CONCURRENT + len(self._busy) + 1)
+        under_way = set(self._busy)  # ends that come while we read leave their head in it: it was sent already
+        heads = await self._store.callback_heads(MAX_CONCURRENT + len(under_way) + 1)
         now = self._clock.now()
         for item in heads:
-            if item.call_sid in self._busy:
+            if item.call_sid in under_way:
                 continue
             if item.due_at > now:
                 return min((item.due_at - now).total_seconds(), MAX_WAIT_S)

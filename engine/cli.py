@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import sys
@@ -35,6 +36,8 @@ EXIT_CODES = """Exit codes: 0 all went well · 1 an error, said in one line · 2
 10 busy · 11 no answer · 12 refused · 13 answered, but no audio arrived · 130 stopped by Ctrl-C."""
 
 BUSY, NO_ANSWER, REFUSED, NO_AUDIO = 10, 11, 12, 13
+COLLECTOR_THRESHOLDS = (5000, 20, 50)  # a young collection then takes at most 4 ms, and a full one is rare
+
 BUSY_STATUS = (486, 600)
 NO_ANSWER_STATUS = (408, 480, 487)
 
@@ -110,8 +113,8 @@ def serve(
 ) -> None:
     """Answer calls.
 
-    Prints one line beginning with "ready" when calls are accepted. SIGTERM drains: new calls get 503, live ones
-    finish (at most calls.drain_seconds); a second SIGTERM or Ctrl-C stops at once.
+    Prints one line beginning with "ready" when calls are accepted. SIGTERM or Ctrl-C drains: new calls get 503, live
+    ones finish (at most calls.drain_seconds). The second one stops at once.
 
     Example: switchhook serve --app http://127.0.0.1:5000/voice
     """
@@ -162,6 +165,7 @@ async def _serve(config: Config, trace: bool) -> int:
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     engine = Engine(config, watchers=(TimelinePrinter(out),) if trace else ())
     await engine.start()
+    calm_collector()
     print(ready_line(engine), flush=True)
     await stop.wait()
     calls = engine.manager.call_count
@@ -180,6 +184,16 @@ async def _drain(engine: Engine, seconds: float, now: asyncio.Event) -> None:
         await engine.manager.stop()
     hurry.cancel()
     await stopping
+
+
+def calm_collector() -> None:
+    """Leave what was loaded to start with out of garbage collection, and collect less often.
+
+    A full collection of it stops call control for 0.1 s and more: every INVITE of that moment waits.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def ready_line(engine: Engine) -> str:

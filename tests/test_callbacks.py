@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine.callbacks import MAX_ATTEMPTS, MAX_CONCURRENT, Delivery, Outbox, backoff
 from engine.ids import RandomIds, SeededIds
-from engine.store import PendingCallback, Store
+from engine.store import OutboxItem, PendingCallback, Store
 from engine.webhook import WebhookClient
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -290,3 +290,33 @@ def test_backoff_grows_to_five_minutes(attempts: int) -> None:
     assert min(2.0 ** min(attempts - 1, 20), 300.0) <= seconds <= 300.0
     if attempts < 9:
         assert seconds <= 2.0 ** (attempts - 1) * 1.25
+
+
+async def test_a_delivery_that_ends_while_the_outbox_reads_is_not_sent_again() -> None:
+    app = App(lambda call, sequence: 0)
+    app.held = asyncio.Event()
+    await app.open()
+    read = app.store.callback_heads
+    reads = 0
+
+    async def slow_read(limit: int) -> list[OutboxItem]:
+        nonlocal reads
+        heads = await read(limit)
+        reads += 1
+        if reads == 2:  # the delivery under way ends, and is recorded, between our reading and its being looked at
+            assert app.held is not None
+            app.held.set()
+            await app.until(lambda: bool(app.deliveries) and not app.outbox.in_flight)
+        return heads
+
+    app.store.callback_heads = slow_read  # type: ignore[method-assign]
+    await app.put(("CA1", 0))
+    app.outbox.start()
+    await app.until(lambda: bool(app.got))
+    app.outbox.notify()
+    async with asyncio.timeout(30):
+        await app.quiet.wait()
+    await app.outbox.stop(1.0)
+    await app.store.close()
+    assert reads >= 2
+    assert app.got == [("CA1", 0)]

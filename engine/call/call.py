@@ -154,7 +154,8 @@ class Call:
             self.services.store.insert_call(self.row, callbacks),
             self.services.pool.open(self.services.rtp_host, self.post, self._lost),
         )
-        self.services.outbox.notify()
+        if callbacks:  # otherwise every call would cost the outbox a look into the database
+            self.services.outbox.notify()
         self.leg = Leg(session_media, self.services.leg, self.services.clock, self.services.ids)
         self.leg.session = self._session
         if not self.leg.take_offer(self._request.body):

@@ -43,15 +43,17 @@ def is_silence(packet: Sent, law: int = g711.MU_LAW) -> bool:
     return packet.payload == bytes([g711.SILENCE[law]]) * 160
 
 
-def assert_continuous(packets: list[Sent]) -> None:
-    """One stream: sequence by one, one SSRC, one marker at its start, timestamps at 8 kHz of the step's time."""
+def assert_continuous(packets: list[Sent], resumed: tuple[int, ...] = ()) -> None:
+    """One stream: sequence by one, one SSRC, timestamps at 8 kHz of the step's time, and the marker where sound
+    begins: at the start, and at the packets after a hold (`resumed`)."""
     first = packets[0]
     assert [packet.sequence for packet in packets] == [
         (first.sequence + n) % 65536 for n in range(len(packets))
     ]
     assert {packet.ssrc for packet in packets} == {first.ssrc}
     audio = [packet for packet in packets if packet.payload_type in (0, 8)]
-    assert [n for n, packet in enumerate(audio) if packet.marker] == ([0] if audio[0] is first else [])
+    starts = [0, *resumed] if audio[0] is first else [*resumed]
+    assert [n for n, packet in enumerate(audio) if packet.marker] == starts
     for packet in audio:
         elapsed = round((packet.at - first.at) * 50) * 160
         assert packet.timestamp == (first.timestamp + elapsed) % 2**32
@@ -194,7 +196,7 @@ def test_hold_freezes_the_playout(bench: Bench, tmp_path: Path) -> None:
     bench.aim(leg)
     bench.frames(6)
     assert np.array_equal(octets(bench.sent(leg)), g711.encode(pcm, g711.MU_LAW))
-    assert_continuous(bench.sent(leg))
+    assert_continuous(bench.sent(leg), resumed=(4,))
     assert bench.events(p.PlayDone) == [p.PlayDone(leg, 1, True, 1600)]
 
 

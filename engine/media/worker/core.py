@@ -147,6 +147,8 @@ class MediaCore:
     def _aim(self, row: int, command: p.Aim, now: float) -> None:
         target = _address(command.host, command.port)
         self._io.aim(row, target, _address(command.host, command.rtcp_port) if target else None)
+        if command.send and not self._sending[row]:
+            self._marker[row] = rtp.MARKER  # RFC 3551 §4.1: sound begins again, after a hold for instance
         self._sending[row] = command.send and target is not None
         self._payload_type[row] = command.payload_type
         self._law[row] = g711.A_LAW if command.codec == p.PCMA else g711.MU_LAW

@@ -166,7 +166,10 @@ class Engine:
 
     async def _open_media(self) -> MediaPool:
         ranges = split_ports(*self.config.rtp_range, self.config.worker_count)
-        self.links = [WorkerLink(str(number), *ports) for number, ports in enumerate(ranges)]
+        self.links = [
+            WorkerLink(str(number), *ports, realtime=self.config.rtp.realtime)
+            for number, ports in enumerate(ranges)
+        ]
         pool = MediaPool(self.links)
         for link in self.links:
             await link.start()

@@ -141,7 +141,9 @@ class Outbox:
 
     async def _drain(self) -> None:
         self._wake.set()
-        while self._busy or self._wake.is_set():  # each delivery that ends sets it: its call may have a next one
+        while (
+            self._busy or self._wake.is_set()
+        ):  # each delivery that ends sets it: its call may have a next one
             self._wake.clear()
             await self._dispatch()
             if self._busy:
@@ -150,7 +152,9 @@ class Outbox:
     async def _dispatch(self) -> float | None:
         """Start what is due and has room; return how long until the next is due, None if nothing is timed."""
         # a call under way still shows its head, so as many more are read as there are calls under way
-        under_way = set(self._busy)  # ends that come while we read leave their head in it: it was sent already
+        under_way = set(
+            self._busy
+        )  # ends that come while we read leave their head in it: it was sent already
         heads = await self._store.callback_heads(MAX_CONCURRENT + len(under_way) + 1)
         now = self._clock.now()
         for item in heads:

@@ -34,11 +34,15 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RtpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`timeout`: seconds without a packet before a call counts as dead; 0 never. `workers` 0: one less than cores."""
+    """`timeout`: seconds without a packet before a call counts as dead; 0 never. `workers` 0: one less than cores.
+
+    `realtime` puts the workers before every ordinary program (SCHED_RR), where the system permits it.
+    """
 
     ports: str = "20000-29999"
     workers: Annotated[int, Meta(ge=0, le=64)] = 0
     timeout: Annotated[float, Meta(ge=0)] = 30.0
+    realtime: bool = False
 
 
 class AppConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -22,7 +22,12 @@ ALLOWED: dict[str, set[str]] = {
     "engine.media.audio": {"engine.errors", "speech.base"},
     "engine.media.fetch": {"engine.media.audio", "speech.cache", "speech.base"},
     "engine.media.link": {"engine.media.protocol", "engine.errors"},
-    "engine.media.session": {"engine.media.link", "engine.media.protocol", "engine.errors", "engine.sip.offer"},
+    "engine.media.session": {
+        "engine.media.link",
+        "engine.media.protocol",
+        "engine.errors",
+        "engine.sip.offer",
+    },
     "engine.media.pool": {
         "engine.media.link",
         "engine.media.session",
@@ -98,7 +103,9 @@ def test_imports_point_down(module: str, path: Path) -> None:
         return
     allowed = ALLOWED[room]
     for name in imports(path):
-        if name in ("engine", "engine.media", "engine.sip") or (room_of(name) is None and name.count(".") > 1):
+        if name in ("engine", "engine.media", "engine.sip") or (
+            room_of(name) is None and name.count(".") > 1
+        ):
             continue  # `from engine.media import protocol`: the full name is in the set too
         assert any(name == each or name.startswith(each + ".") for each in allowed), (
             f"{module} imports {name}"

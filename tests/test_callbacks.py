@@ -303,7 +303,9 @@ async def test_a_delivery_that_ends_while_the_outbox_reads_is_not_sent_again() -
         nonlocal reads
         heads = await read(limit)
         reads += 1
-        if reads == 2:  # the delivery under way ends, and is recorded, between our reading and its being looked at
+        if (
+            reads == 2
+        ):  # the delivery under way ends, and is recorded, between our reading and its being looked at
             assert app.held is not None
             app.held.set()
             await app.until(lambda: bool(app.deliveries) and not app.outbox.in_flight)

@@ -53,12 +53,12 @@ def _ignore_loss(reason: str) -> None:
 class WorkerLink:
     """One worker process on a socket pair; started again when it dies."""
 
-    def __init__(self, name: str, first_port: int, last_port: int) -> None:
+    def __init__(self, name: str, first_port: int, last_port: int, *, realtime: bool = False) -> None:
         self.name = name
         self.on_event: Callable[[p.Event], None] = _ignore_event
         self.on_lost: Callable[[str], None] = _ignore_loss
         self.restarts = 0
-        self._ports = (first_port, last_port)
+        self._arguments = [str(first_port), str(last_port), *(["realtime"] if realtime else [])]
         self._socket: socket.socket | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -103,7 +103,7 @@ class WorkerLink:
         for end in (ours, theirs):
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, COMMAND_BUFFER)
-        arguments = [str(theirs.fileno()), *(str(port) for port in self._ports)]
+        arguments = [str(theirs.fileno()), *self._arguments]
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "engine.media.worker.main", *arguments),

@@ -203,3 +203,17 @@ async def test_stopping_flushes_recordings(tmp_path: Path) -> None:
     assert soundfile.info(tmp_path / "a.wav").frames >= 160 * 5
     with pytest.raises(MediaError, match="not running"):
         link.send(p.Shutdown())
+
+
+async def test_a_realtime_worker_runs_before_ordinary_programs() -> None:
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        pytest.skip("real-time scheduling is not permitted here")
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    link = WorkerLink("urgent", *free_range(20), realtime=True)
+    await link.start()
+    await End().open(MediaPool([link]))  # it answers, so it has come past its start
+    assert link.pid is not None
+    assert os.sched_getscheduler(link.pid) == os.SCHED_RR
+    await link.stop()

@@ -1,4 +1,4 @@
-"""A media worker's process: `python -m engine.media.worker.main FD FIRST_PORT LAST_PORT`.
+"""A media worker's process: `python -m engine.media.worker.main FD FIRST_PORT LAST_PORT [realtime]`.
 
 Keeps the 2 ms beat by the monotonic clock on an absolute schedule, so that one late step delays no later one.
 Lateness is counted; a step that is late is made up, and only a stall longer than `MAX_CATCH_UP` is skipped.
@@ -126,16 +126,24 @@ class Worker:
         )
 
 
+def _hurry(realtime: bool) -> None:
+    """Run before other programs, as far as we may: a worker sleeps most of the time and is late when it is not let."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+        if realtime:
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+
+
 def main() -> None:
     descriptor, first_port, last_port = (int(argument) for argument in sys.argv[1:4])
+    realtime = sys.argv[4:] == ["realtime"]
     control = socket.socket(fileno=descriptor)
     control.setblocking(False)
     # Ctrl-C reaches the whole process group; the engine decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
+    _hurry(realtime)
     worker = Worker(control, SocketIo(first_port, last_port))
     gc.collect()
     gc.freeze()

@@ -9,6 +9,7 @@ import os
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import IO
 
@@ -17,11 +18,10 @@ import structlog
 
 from engine.api.server import HttpServer, build_app
 from engine.call import callback
-from engine.call.instructions import Sources, source_url
-from engine.call.leg import LegSettings
+from engine.call.instructions import Sources, fallback_url, source_url
 from engine.call.manager import CallManager
 from engine.call.params import status_callback
-from engine.call.routing import Numbers, Route, merged
+from engine.call.routing import Numbers, Route, check_row, merged
 from engine.call.services import Services
 from engine.call.timeline import Watcher
 from engine.callbacks import Outbox
@@ -34,7 +34,7 @@ from engine.media.link import WorkerLink
 from engine.media.pool import MediaPool
 from engine.metrics import EngineCollector, render
 from engine.net.endpoint import UdpEndpoint, reachable_host
-from engine.schema import Account, CallRow, PendingCallback
+from engine.schema import Account, CallRow, NumberRow, PendingCallback
 from engine.sip import events as sip
 from engine.sip.layer import Address, Flow
 from engine.sip.message import Request, Response
@@ -74,7 +74,9 @@ class Engine:
         self._ids = ids or RandomIds()
         self._callbacks: dict[str, callback.Callback] = {}
         self._numbers = Numbers(())
-        self._stack = contextlib.AsyncExitStack()  # what was started, to be stopped in reverse
+        self._number_rows: list[NumberRow] | None = None
+        self._default: Route | None = None
+        self._exits = contextlib.AsyncExitStack()  # what was started, to be stopped in reverse
         self._manager: CallManager | None = None
         self._services: Services | None = None
         self.links: list[WorkerLink] = []
@@ -90,12 +92,17 @@ class Engine:
         assert self._services is not None, "the engine has not been started"
         return self._services
 
+    @property
+    def answers_somebody(self) -> bool:
+        """Whether any number has an app."""
+        return self._default is not None or bool(self._number_rows)
+
     async def start(self) -> None:
         """Returns when calls are accepted. Raises `ConfigError`, `StoreError`; nothing stays open then."""
         try:
             await self._start()
         except BaseException:
-            await self._stack.aclose()
+            await self._exits.aclose()
             raise
 
     async def stop(self, drain_seconds: float = 0.0) -> int:
@@ -104,7 +111,7 @@ class Engine:
         Returns how many calls had to be ended.
         """
         ended = await self.manager.drain(drain_seconds) if self._manager is not None else 0
-        await self._stack.aclose()
+        await self._exits.aclose()
         return ended
 
     # --- starting, in order ----------------------------------------------------------------------------------
@@ -112,32 +119,34 @@ class Engine:
     async def _start(self) -> None:
         folder = self.config.folder
         await asyncio.to_thread(make_folder, folder)
-        self._stack.callback(lock_folder(folder).close)
+        self._exits.callback(lock_folder(folder).close)
         store = await Store.open(folder / DATABASE, self._clock)
-        self._stack.push_async_callback(store.close)
+        self._exits.push_async_callback(store.close)
         self.account = await load_account(store, self._ids)
         services = self._services = await self._make_services(store, folder)
         await store.recover(self._callbacks_of_recovered)
+        self._default = await asyncio.to_thread(self._default_route)
         await self._load_numbers(store)
         self._manager = CallManager(services, lambda: self._numbers, interpret, self._watchers)
         services.outbox.start()
-        self._stack.push_async_callback(services.outbox.stop, OUTBOX_DRAIN_SECONDS)
+        self._exits.push_async_callback(services.outbox.stop, OUTBOX_DRAIN_SECONDS)
         sip_stack = await self._open_sip()
         await self._open_http(EngineCollector(sip_stack, services.pool, lambda: self.manager.call_count))
         self._spawn(self._follow_numbers(store))
 
     async def _make_services(self, store: Store, folder: Path) -> Services:
         client = WebhookClient(self.account.token, self._ids)
-        self._stack.push_async_callback(client.aclose)
+        self._exits.push_async_callback(client.aclose)
         threads = ThreadPoolExecutor(callback.THREADS, "callback")
-        self._stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+        self._exits.callback(threads.shutdown, wait=False, cancel_futures=True)
         prompts = await self._open_prompts(folder / PROMPTS)
-        http = httpx.AsyncClient()
-        self._stack.push_async_callback(http.aclose)
+        # No proxies from the environment, and no cookies: one app's must never reach another's server.
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        http = httpx.AsyncClient(trust_env=False, cookies=no_cookies)
+        self._exits.push_async_callback(http.aclose)
         sounds = MediaFetcher(prompts, http, allow_files=True)  # `Instructions.sound` says which document may
-        self._stack.push_async_callback(sounds.close)
+        self._exits.push_async_callback(sounds.close)
         pool = await self._open_media()
-        host = parse_listen(self.config.sip.listen[0])[0]
         return Services(
             clock=self._clock,
             ids=self._ids,
@@ -148,17 +157,17 @@ class Engine:
             sources=Sources(client, threads, self._callbacks),
             prompts=prompts,
             sounds=sounds,
-            leg=LegSettings(self.config.sip.external_host or reachable_host(host), self.config.rtp.timeout),
-            rtp_host=host,
+            address_of=lambda host: self.config.sip.external_host or reachable_host(host),
+            media_timeout=self.config.rtp.timeout,
             max_call_seconds=self.config.calls.max_seconds,
         )
 
     async def _open_prompts(self, folder: Path) -> PromptCache:
         synthesizer = Synthesizers([self._synthesizer(name) for name in self.config.speech.engines])
-        self._stack.push_async_callback(synthesizer.close)
+        self._exits.push_async_callback(synthesizer.close)
         size = self.config.speech.cache_megabytes << 20
         prompts = await asyncio.to_thread(PromptCache, folder, size, synthesizer)
-        self._stack.push_async_callback(prompts.close)
+        self._exits.push_async_callback(prompts.close)
         return prompts
 
     def _synthesizer(self, name: str) -> Synthesizer:
@@ -173,14 +182,14 @@ class Engine:
         pool = MediaPool(self.links)
         for link in self.links:
             await link.start()
-            self._stack.push_async_callback(link.stop)
+            self._exits.push_async_callback(link.stop)
         return pool
 
     async def _open_sip(self) -> Stack:
         endpoint = UdpEndpoint(self._clock)
         stack = Stack(self._ids, send=endpoint.send, emit=self._on_sip, trace=self._trace)
         endpoint.attach(stack)
-        self._stack.callback(endpoint.close)
+        self._exits.callback(endpoint.close)
         for listen in self.config.sip.listen:
             host, port = parse_listen(listen)
             self.sip_addresses.append(await endpoint.open(host, port, self.config.sip.external_host))
@@ -190,23 +199,43 @@ class Engine:
         app = build_app(self._health, lambda: render(collector))
         self.http = HttpServer(app, *parse_listen(self.config.http.listen))
         await self.http.start()
-        self._stack.push_async_callback(self.http.stop)
+        self._exits.push_async_callback(self.http.stop)
 
     # --- numbers ---------------------------------------------------------------------------------------------
 
     async def _load_numbers(self, store: Store) -> None:
-        configured = [each.row() for each in self.config.numbers]
-        rows = merged(configured, await store.numbers())
-        located = [replace(row, voice_url=self._locate(row.app or row.voice_url), app="") for row in rows]
-        self._numbers = Numbers(located, self._default_route())
+        """The table from file and database; built again only when it changed, in a thread: a callback's module may
+        take its time to import. A bad row costs that row."""
+        rows = merged([each.row() for each in self.config.numbers], await store.numbers())
+        if rows != self._number_rows:
+            self._numbers = await asyncio.to_thread(self._build_numbers, rows)
+            self._number_rows = rows
+
+    def _build_numbers(self, rows: list[NumberRow]) -> Numbers:
+        located = []
+        for row in rows:
+            try:
+                located.append(self._located(row))
+            except ConfigError as error:
+                log.warning("a number is left out", number=row.pattern, reason=str(error))
+        return Numbers(located, self._default)
+
+    def _located(self, row: NumberRow) -> NumberRow:
+        check_row(row)
+        return replace(
+            row,
+            voice_url=self._locate(row.app or row.voice_url),
+            fallback_url=fallback_url(row.fallback_url, callback.load, self._callbacks),
+            app="",
+        )
 
     async def _follow_numbers(self, store: Store) -> None:
         while True:
             await asyncio.sleep(NUMBERS_SECONDS)
             try:
                 await self._load_numbers(store)
-            except ConfigError as error:
-                log.warning("the numbers table has a bad row; the last good table stays", reason=str(error))
+            except Exception as error:  # the database may be locked for a while; the table as it was stays
+                log.warning("the numbers table could not be read", reason=str(error))
 
     def _default_route(self) -> Route | None:
         app = self.config.app
@@ -215,7 +244,7 @@ class Engine:
         return Route(
             self._locate(app.voice_url),
             app.voice_method,
-            app.fallback_url,
+            fallback_url(app.fallback_url, callback.load, self._callbacks),
             app.fallback_method,
             app.status_callback,
             app.status_callback_method,
@@ -249,7 +278,7 @@ class Engine:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-        self._stack.push_async_callback(cancel)
+        self._exits.push_async_callback(cancel)
 
 
 def make_folder(folder: Path) -> None:

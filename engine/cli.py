@@ -22,15 +22,20 @@ from rich.text import Text
 
 from engine import __version__
 from engine.app import DATABASE, Engine, load_account, make_folder
+from engine.call import callback
+from engine.call.instructions import source_url
+from engine.call.routing import check_row
 from engine.clock import SystemClock
-from engine.config import ALL_EVENTS, Config, NumberConfig, load, parse_ports
+from engine.config import Config, NumberConfig, load, parse_ports
 from engine.console import TimelinePrinter, line
 from engine.doctor import Finding, examine
 from engine.errors import ConfigError, SwitchhookError
 from engine.ids import RandomIds
 from engine.load import LoadPlan, LoadReport, Spread, Tally, run_load
+from engine.schema import CallRow, NumberRow
+from engine.signature import shown
 from engine.softphone import CallPlan, CallReport, Softphone, parse_digits
-from engine.store import CallRow, Store
+from engine.store import Store
 
 EXIT_CODES = """Exit codes: 0 all went well · 1 an error, said in one line · 2 wrong usage ·
 10 busy · 11 no answer · 12 refused · 13 answered, but no audio arrived · 130 stopped by Ctrl-C."""
@@ -48,8 +53,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False)  # what callers send is text, never our markup
+err = Console(stderr=True, highlight=False, markup=False)
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="A switchhook.toml.", metavar="FILE")
@@ -65,6 +70,12 @@ def main() -> None:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(20),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            # plain tracebacks: rich ones show every frame's locals, passwords among them
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ],
     )
     try:
         app()
@@ -119,11 +130,6 @@ def serve(
     Example: switchhook serve --app http://127.0.0.1:5000/voice
     """
     settings = override(load(config), sip, http, rtp, data, app_, status_callback)
-    if not settings.app.voice_url and not settings.numbers:
-        err.print(
-            "No app answers any number yet: give --app, or add numbers with `switchhook numbers add`.",
-            style="yellow",
-        )
     run(_serve(settings, trace))
 
 
@@ -166,6 +172,9 @@ async def _serve(config: Config, trace: bool) -> int:
     engine = Engine(config, watchers=(TimelinePrinter(out),) if trace else ())
     await engine.start()
     calm_collector()
+    if not engine.answers_somebody:
+        text = "No app answers any number yet: give --app, or add numbers with `switchhook numbers add`."
+        err.print(text, style="yellow")
     print(ready_line(engine), flush=True)
     await stop.wait()
     calls = engine.manager.call_count
@@ -300,7 +309,7 @@ async def _calls(config: Config, sid: str | None, limit: int, as_json: bool) -> 
         await store.close()
     if as_json:
         timeline = [{"at": note.at_offset_s, "kind": note.kind, **note.data} for note in notes]
-        print(json.dumps({**asdict(row), "timeline": timeline}, default=str))
+        print(json.dumps({**_public(row), "timeline": timeline}, default=str))
         return 0
     out.print(
         f"{row.sid}  {row.from_} → {row.to}  {row.status}  {row.created_at:%Y-%m-%d %H:%M:%S} UTC",
@@ -313,7 +322,7 @@ async def _calls(config: Config, sid: str | None, limit: int, as_json: bool) -> 
 
 def _show_calls(rows: list[CallRow], as_json: bool) -> None:
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], default=str))
+        print(json.dumps([_public(row) for row in rows], default=str))
         return
     table = Table(box=None)
     table.add_column("SID", no_wrap=True, min_width=34)  # whole, or it cannot be copied
@@ -326,6 +335,14 @@ def _show_calls(rows: list[CallRow], as_json: bool) -> None:
             row.sid, began, row.from_, row.to, row.status, seconds, row.ended_by or "", row.end_reason
         )
     out.print(table if rows else "no calls yet")
+
+
+def _public(row: CallRow | NumberRow) -> dict[str, Any]:
+    """A row for printing: URLs without the logins that some carry."""
+    return {
+        name: shown(value) if name.endswith(("_url", "_callback")) else value
+        for name, value in asdict(row).items()
+    }
 
 
 async def open_store(config: Config) -> Store:
@@ -491,16 +508,16 @@ async def _list_numbers(config: Config, as_json: bool) -> int:
     finally:
         await store.close()
     if as_json:
-        print(json.dumps([asdict(row) for row in rows]))
+        print(json.dumps([_public(row) for row in rows]))
         return 0
     table = Table("number", "kind", "voice URL", "fallback", "status callback", box=None)
     for row in rows:
         table.add_row(
             row.pattern,
             row.kind,
-            f"{row.voice_method} {row.voice_url}",
-            row.fallback_url,
-            row.status_callback,
+            f"{row.voice_method} {shown(row.voice_url)}",
+            shown(row.fallback_url),
+            shown(row.status_callback),
         )
     out.print(table if rows else "no numbers yet: add one with `switchhook numbers add NUMBER URL`")
     return 0
@@ -523,12 +540,13 @@ def add_number(
         "kind": kind,
         "fallback_url": fallback_url,
         "status_callback": status_callback,
-        "status_callback_event": ALL_EVENTS,
     }
     try:
         number = msgspec.convert(values, NumberConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(str(error)) from error
+    check_row(number.row())
+    source_url(voice_url, callback.load, {})  # a mistake is said now, not at the first call
     run(_change_numbers(override(load(config), None, None, None, data, None, None), number, None))
 
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from engine.errors import ConfigError
-from engine.store import NumberRow
+from engine.schema import NumberRow
 
 Seconds = Annotated[float, Meta(gt=0)]
 Events = tuple[Literal["initiated", "ringing", "answered", "completed"], ...]

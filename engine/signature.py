@@ -84,3 +84,9 @@ def sign(url: str, params: Params, token: str) -> str:
 def body_sha256(body: bytes) -> str:
     """The `bodySHA256` query parameter of a signed request whose body is no form (JSON): lower-case hex."""
     return hashlib.sha256(body).hexdigest()
+
+
+def shown(url: str) -> str:
+    """A URL for people and logs: without login and fragment, bounded, printable."""
+    # what is not a URL may still hold a password, and control characters that would forge log lines
+    return "".join(char if char.isprintable() else "?" for char in bare_url(url)[:200]).rpartition("@")[2]

@@ -23,7 +23,6 @@ from starlette.types import ASGIApp
 
 from engine.call import callback
 from engine.call.instructions import Sources
-from engine.call.leg import LegSettings
 from engine.call.manager import CallManager
 from engine.call.routing import Numbers, Route
 from engine.call.services import Services
@@ -177,6 +176,9 @@ class WireIo:
             self._source.pop(leg, None)
         self._target[leg], self._rtcp_target[leg] = rtp, rtcp
 
+    def source(self, leg: int) -> Address | None:
+        return self._source.get(leg)
+
     def receive(self, batch: Batch) -> None:
         batch.count = 0
         for leg, packets in self._arrived.items():
@@ -321,8 +323,7 @@ class Office:
             sources=Sources(client, ThreadPoolExecutor(1), self.callbacks),
             prompts=self.prompts,
             sounds=MediaFetcher(self.prompts, self.http, clock=self.clock.monotonic),
-            leg=LegSettings(ENGINE),
-            rtp_host=ENGINE,
+            address_of=lambda host: host,
         )
         self.manager = CallManager(services, lambda: Numbers((), route), interpret, (self.notes.append,))
         self.endpoint = WireEndpoint(self.clock, self.wire)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -20,13 +21,13 @@ from engine.call import ending, info
 from engine.call.ending import Ending
 from engine.call.instructions import Instructions
 from engine.call.keys import Keys
-from engine.call.leg import Leg
+from engine.call.leg import Leg, LegSettings
 from engine.call.params import Params, call_params, sip_params, status_callback
 from engine.call.services import Services
 from engine.call.timeline import Timeline
 from engine.errors import MediaError
 from engine.media import protocol as media
-from engine.schema import CallRow, PendingCallback
+from engine.schema import CallRow, PendingCallback, StoreError
 from engine.sip import events as sip
 from engine.sip.message import Request
 from engine.sip.session import Session
@@ -34,8 +35,11 @@ from engine.sip.session import Session
 log = structlog.get_logger(__name__)
 
 ACK_SECONDS = 1.0  # how long the first prompt waits for the ACK, so that its first words are not lost
+TWIN_SECONDS = 1.0  # the same key by RTP and by INFO within this is one press
+MAX_TRACE = 8000  # characters of a traceback in the timeline: its end, which says what happened
 FAREWELL_SECONDS = 0.2  # the last words are still in the caller's jitter buffer when we have sent them
 
+Key: TypeAlias = tuple[str, str, float]  # digit, how it came, when
 Script: TypeAlias = Callable[["Call"], Awaitable[Ending]]
 
 
@@ -75,6 +79,8 @@ class Call:
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._acknowledged = asyncio.Event()
         self._spoke = False
+        self._media_lost = False
+        self._last_key: Key | None = None
 
     # --- what the rest of the engine does to a call ----------------------------------------------------------
 
@@ -95,15 +101,10 @@ class Call:
         """The call's task."""
         try:
             await self._begin()
-            await self._live()
-        except MediaError as error:
-            self.timeline.note("error", text=str(error))
-            self.end(Ending("failed", "engine", str(error), 503))
+            if not self.is_ended:
+                await self._live()
         except Exception as error:
-            # One call's bug must end that call only, and leave its traceback where its owner looks.
-            log.exception("call failed", call=self.row.sid)
-            self.timeline.note("error", code=12400, text=f"internal error: {type(error).__name__}: {error}")
-            self.end(Ending("failed", "engine", "internal error", 500))
+            self._fail(error)
         finally:
             await asyncio.shield(self._finish())
 
@@ -149,48 +150,60 @@ class Call:
     # --- the task --------------------------------------------------------------------------------------------
 
     async def _begin(self) -> None:
-        callbacks = self._callbacks("initiated") + self._callbacks("ringing")
-        _, session_media = await asyncio.gather(
-            self.services.store.insert_call(self.row, callbacks),
-            self.services.pool.open(self.services.rtp_host, self.post, self._lost),
-        )
-        if callbacks:  # otherwise every call would cost the outbox a look into the database
-            self.services.outbox.notify()
-        self.leg = Leg(session_media, self.services.leg, self.services.clock, self.services.ids)
+        await self.services.store.insert_call(self.row, self._callbacks("initiated"))
+        host = self._session.flow.local[0]
+        line = await self.services.pool.open(host, self.post, self._lost)
+        settings = LegSettings(self.services.address_of(host), self.services.media_timeout)
+        self.leg = Leg(line, settings, self.services.clock, self.services.ids)
         self.leg.session = self._session
         if not self.leg.take_offer(self._request.body):
             self.end(ending.NO_CODEC)
             return
         self.leg.ring()
+        await self._tell("ringing")
         if self._request.body and not self.leg.has_digits:
-            self.note(
-                "warning",
-                code=0,
-                text="the caller's phone offers no telephone-event: only SIP INFO digits will be heard",
-            )
+            text = "the caller's phone offers no telephone-event: only SIP INFO digits will be heard"
+            self.note("warning", code=0, text=text)
 
     async def _live(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            script = tasks.create_task(self._run_script())
-            reader = tasks.create_task(self._read_mail())
+        # The reader first: what is in the mailbox already (a CANCEL) must keep the app from being asked at all.
+        tasks = [asyncio.create_task(work) for work in (self._read_mail(), self._run_script())]
+        try:
             await asyncio.wait({self._ended}, timeout=self.services.max_call_seconds)
             self.end(ending.TOO_LONG)
-            script.cancel()
-            reader.cancel()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run_script(self) -> None:
+        if self.is_ended:
+            return
         try:
             why = await self._script(self)
-        except MediaError as error:
-            why = Ending("failed", "engine", str(error))
+        except Exception as error:
+            self._fail(error)
+            return
         if self._spoke and self.is_answered:
             await asyncio.sleep(FAREWELL_SECONDS)
         self.post(ScriptDone(why))
 
+    def _fail(self, error: Exception) -> None:
+        """One call's bug ends that call only, and leaves its traceback where its owner looks."""
+        if isinstance(error, MediaError | StoreError):
+            self.note("error", text=str(error))
+            self.end(replace(ending.NO_MEDIA, reason=str(error)))
+            return
+        log.error("call failed", call=self.row.sid, exc_info=error)
+        trace = "".join(traceback.format_exception(error))
+        self.note("error", code=12400, text=f"internal error: {error!r}", trace=trace[-MAX_TRACE:])
+        self.end(ending.BROKEN)
+
     def _lost(self, reason: str) -> None:
         """The media worker died, and this call's audio with it."""
+        self._media_lost = True
         self.note("error", text=reason)
-        self.end(Ending("failed", "engine", reason, 503))
+        self.end(replace(ending.NO_MEDIA, reason=reason))
 
     async def _await_ack(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -199,7 +212,11 @@ class Call:
 
     async def _read_mail(self) -> None:
         while not self.is_ended:
-            self._handle(await self._mailbox.get())
+            mail = await self._mailbox.get()
+            try:
+                self._handle(mail)
+            except Exception as error:
+                self._fail(error)
 
     def _handle(self, mail: Mail) -> None:
         match mail:
@@ -208,7 +225,7 @@ class Call:
             case sip.Acknowledged(request=request):
                 self._take_ack(request)
             case sip.Cancelled():
-                self.end(Ending("canceled", "caller", "the caller gave up before the answer", 487))
+                self.end(ending.CANCELLED)
             case sip.Ended(by=by, reason=reason):
                 self._take_end(by, reason)
             case sip.Offered(request=request):
@@ -216,8 +233,7 @@ class Call:
             case sip.InfoReceived(request=request):
                 self._take_info(request)
             case media.Digit(digit=digit):
-                self.note("digit", digit=digit, how="rfc4733")
-                self.keys.press(digit)
+                self._take_key(digit, "rfc4733")
             case media.SourceLocked(host=host, port=port):
                 self.note("media", text=f"audio from {host}:{port}")
             case media.MediaTimeout(seconds=seconds):
@@ -248,12 +264,18 @@ class Call:
 
     def _take_info(self, request: Request) -> None:
         digit = info.digit(request)
-        if digit is None:
-            return
-        self.note("digit", digit=digit, how="info")
-        if self.leg is not None:
+        if digit is not None and self._take_key(digit, "info") and self.leg is not None:
             self.leg.media.pressed(digit)
+
+    def _take_key(self, digit: str, how: str) -> bool:
+        """A key. Some phones send each one both in RTP and as INFO: the second of such a pair is not another key."""
+        last, self._last_key = self._last_key, (digit, how, self.timeline.elapsed)
+        if last is not None and _is_twin(last, self._last_key):
+            self._last_key = None
+            return False
+        self.note("digit", digit=digit, how=how)
         self.keys.press(digit)
+        return True
 
     def _take_silence(self, seconds: float) -> None:
         assert self.leg is not None
@@ -261,47 +283,58 @@ class Call:
         where = f"{settled.remote_address}:{settled.remote_port}" if settled is not None else "nowhere"
         reason = f"no RTP packet for {seconds:g} s; the caller's SDP says {where}"
         self.note("media", text=reason)
-        self.end(Ending("completed", "engine", reason))
+        self.end(replace(ending.SILENT, reason=reason))
 
     # --- records ---------------------------------------------------------------------------------------------
 
     async def _finish(self) -> None:
+        """Leave the line, give the media back, write the record: each whatever becomes of the others."""
         why = self._ended.result() if self._ended.done() else ending.STOPPED
-        try:
+        with self._logged("could not leave the line"):
             self._leave_line(why)
-            quality = (
-                await self.services.pool.close(self.leg.media) if self.leg is not None else media.Quality()
-            )
+        quality = media.Quality()
+        with self._logged("could not close the media"):
+            if self.leg is not None:
+                quality = await self.services.pool.close(self.leg.media)
+        with self._logged("could not record the end"):
             self._note_end(why, quality)
             await self._record_end(why, quality)
+
+    @contextlib.contextmanager
+    def _logged(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except Exception:
-            log.exception("could not record the end of a call", call=self.row.sid)
+            log.exception(what, call=self.row.sid)
 
     def _leave_line(self, why: Ending) -> None:
         now = self.services.clock.monotonic()
-        if self.is_answered or why.sip_status is None:
-            headers = [] if why.by == "app" else [("Reason", f'SIP;cause=500;text="{why.reason[:100]}"')]
-            self._session.hang_up(now, _ascii(headers))
+        if self.is_answered:
+            headers = [("Reason", f'SIP;cause={why.sip_status};text="{why.phrase}"')] if why.phrase else []
+            self._session.hang_up(now, headers)
         else:
             retry = [("Retry-After", "10")] if why.sip_status == 503 else []
             self._session.refuse(now, why.sip_status, retry)
 
     def _note_end(self, why: Ending, quality: media.Quality) -> None:
         self.note("media", text=describe(quality), **_figures(quality))
-        if self.is_answered and quality.packets_received == 0:
+        if self.is_answered and quality.packets_received == 0 and not self._media_lost:
             self.note("media", text=explain_silence(self.leg))
-        self.note("state", status=why.status, by=why.by, reason=why.reason)
+        self.note("state", status=self._final_status(why), by=why.by, reason=why.reason)
+
+    def _final_status(self, why: Ending) -> ending.Status:
+        return "failed" if why.status == "completed" and not self.is_answered else why.status
 
     async def _record_end(self, why: Ending, quality: media.Quality) -> None:
         now = self.services.clock.now()
         await self._update(
             "completed",
-            status=why.status,
+            status=self._final_status(why),
             ended_at=now,
             duration=_seconds(self.row.answered_at, now),
             ended_by=why.by,
             end_reason=why.reason,
-            sip_status=200 if self.is_answered else why.sip_status or 487,
+            sip_status=200 if self.is_answered else why.sip_status,
             quality=_figures(quality),
         )
 
@@ -309,10 +342,12 @@ class Call:
         self.row = replace(self.row, **changes)
         if event != "completed":
             self.note("state", status=self.row.status)
-        callbacks = self._callbacks(event)
-        await self.services.store.update_call(self.row.sid, changes, callbacks)
-        if callbacks:
-            self.services.outbox.notify()
+        await self.services.store.update_call(self.row.sid, changes, self._callbacks(event))
+
+    async def _tell(self, event: str) -> None:
+        """A callback that no change of the record goes with."""
+        if callbacks := self._callbacks(event):
+            await self.services.store.enqueue(callbacks)
 
     def _callbacks(self, event: str) -> list[PendingCallback]:
         callback = status_callback(self.row, event, self.services.clock.now(), self.row.next_sequence)
@@ -320,6 +355,10 @@ class Call:
             return []
         self.row = replace(self.row, next_sequence=self.row.next_sequence + 1)
         return [callback]
+
+
+def _is_twin(one: Key, other: Key) -> bool:
+    return one[0] == other[0] and one[1] != other[1] and other[2] - one[2] < TWIN_SECONDS
 
 
 def describe(quality: media.Quality) -> str:
@@ -354,7 +393,3 @@ def _figures(quality: media.Quality) -> dict[str, Any]:
 
 def _seconds(answered: datetime | None, now: datetime) -> int:
     return math.ceil((now - answered).total_seconds()) if answered is not None else 0
-
-
-def _ascii(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(name, value.encode("ascii", "replace").decode()) for name, value in headers]

@@ -15,11 +15,11 @@ from typing import Any
 
 from engine.errors import ConfigError
 from markup import Document, build, parse
-from markup.verbs import Verb
 
 SECONDS = 15.0  # as long as a webhook may take
 THREADS = 64  # sync callables that may run at once; a slow one holds its own call only
-SCHEME = "callback:"
+NAME = "callback"
+SCHEME = f"{NAME}:"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,12 @@ class Callback:
                 result = await self._run(request, threads)
         except TimeoutError:
             raise CallbackError(f"{self.name} took more than {SECONDS:g} s") from None
-        except Exception as error:
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the call is ending
+            raise CallbackError(f"{self.name} was cancelled from within") from error
+        except (Exception, SystemExit) as error:  # an app's sys.exit() must not end everybody's calls
             trace = "".join(traceback.format_exception(error))
             raise CallbackError(f"{self.name} raised {type(error).__name__}: {error}", trace) from error
         return to_document(result, self.name)
@@ -107,11 +112,11 @@ def load(spec: str) -> Callback:
         target: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             target = getattr(target, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot load the callback {spec!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+        raise ConfigError(f"cannot load the callback {spec!r}: {type(error).__name__}: {error}") from error
     if not callable(target):
         raise ConfigError(f"{spec!r} is not callable")
     return Callback(target, spec)
 
 
-__all__ = ["CallRequest", "Callback", "CallbackError", "Verb", "load"]
+__all__ = ["CallRequest", "Callback", "CallbackError", "load"]

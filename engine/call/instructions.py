@@ -6,6 +6,7 @@ Each call has its own `Instructions`: cookies and logins, the current document's
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,13 +17,15 @@ from urllib.parse import unquote, urlsplit
 from engine.call import callback as python
 from engine.call.routing import Route
 from engine.call.timeline import Timeline
+from engine.errors import ConfigError
 from engine.media.audio import AudioError
+from engine.signature import shown
 from engine.webhook import Attempt, WebhookClient, WebhookError, WebhookReply, WebhookSession, resolve
 from markup import Document, Hangup, MarkupError, Play, Say, parse
 
 XML_TYPES = ("text/xml", "application/xml", "text/html")
-HTTP = ("http://", "https://")
-FILE = "file://"
+HTTP = ("http", "https")
+FILE = "file"
 
 Params: TypeAlias = list[tuple[str, str]]
 
@@ -75,23 +78,27 @@ class Instructions:
         return await self._ask(_absolute(self._url, reference), method, params)
 
     def sound(self, reference: str) -> str:
-        """Where a Play's sound is. Raises `AudioError` for a file that the current document has no right to name:
-        a webhook may name none, a file those beside it, a callback (the operator's own code) any."""
-        reference = reference.strip()
-        if reference.startswith(HTTP):
-            return reference
-        if self._url.startswith(python.SCHEME):
-            return reference if reference.startswith(FILE) else Path(reference).absolute().as_uri()
+        """Where a Play's sound is. Raises `AudioError` for one that the current document has no right to name."""
+        if scheme_of(self._url) == python.NAME and scheme_of(reference) not in (*HTTP, FILE):
+            return Path(reference.strip()).absolute().as_uri()  # the operator's own code names paths
         url = resolve(self._url, reference)
-        if url.startswith(FILE) and not (
-            self._url.startswith(FILE) and _is_beside(self._route.voice_url, url)
-        ):
-            raise AudioError(11100, f"{reference} is a local file, which this document may not play")
-        return url
+        if scheme_of(url) in HTTP or (scheme_of(url) == FILE and self._may_read(url)):
+            return url
+        raise AudioError(11100, f"{shown(reference)}: this document may not play that")
+
+    def _may_read(self, url: str) -> bool:
+        """Whether the current document may name a local file: a webhook none, a callback any, a file those in the
+        folder of the app's first document (or its own) and below."""
+        if scheme_of(self._url) == python.NAME:
+            return True
+        if scheme_of(self._url) != FILE:
+            return False
+        first = self._route.voice_url
+        return _is_beside(first if scheme_of(first) == FILE else self._url, url)
 
     async def _ask(self, url: str, method: str, params: Params) -> Page:
         try:
-            page = await self._fetch(url, method, params)
+            page = await self._fetch(url, method, params, trusted=self._may_read(url))
         except InstructionError as error:
             self._note_error(error)
             if not self._route.fallback_url:
@@ -113,18 +120,22 @@ class Instructions:
         fallback = _absolute(self._route.voice_url, self._route.fallback_url)
         extra = [("ErrorCode", str(error.code)), ("ErrorUrl", error.url)]
         try:
-            return await self._fetch(fallback, self._route.fallback_method, params + extra)
+            return await self._fetch(fallback, self._route.fallback_method, params + extra, trusted=True)
         except InstructionError as second:
             self._note_error(second)
             raise
 
-    async def _fetch(self, url: str, method: str, params: Params) -> Page:
+    async def _fetch(self, url: str, method: str, params: Params, *, trusted: bool) -> Page:
+        """`trusted`: whoever named the URL may name local files."""
+        scheme = scheme_of(url)
         try:
-            if url.startswith(HTTP):
+            if scheme in HTTP:
                 return await self._fetch_webhook(url, method, params)
-            if url.startswith(FILE):
-                return await self._read_file(url)
-            return await self._ask_callback(url, params)
+            if scheme == FILE and trusted:
+                return Page(parse(await asyncio.to_thread(_read, url)), url)
+            if scheme == python.NAME:
+                return await self._ask_callback(url, params)
+            raise InstructionError(11100, "this document may not lead there", shown(url))
         except MarkupError as error:
             raise InstructionError(error.code, error.message, url, error.line, error.column) from error
 
@@ -136,18 +147,15 @@ class Instructions:
         except WebhookError as error:
             self._note_attempts(method, error.attempts)
             raise InstructionError(error.code, error.message, error.url) from error
+        except asyncio.CancelledError:
+            self._timeline.note("webhook", method=method, url=shown(url), error="the call ended first")
+            raise
         self._note_attempts(method, reply.attempts)
         return Page(to_document(reply), reply.url)
 
     def _note_attempts(self, method: str, attempts: tuple[Attempt, ...]) -> None:
         for attempt in attempts:
             self._timeline.note("webhook", method=method, **asdict(attempt))
-
-    # --- file ------------------------------------------------------------------------------------------------
-
-    async def _read_file(self, url: str) -> Page:
-        data = await asyncio.to_thread(_read_beside, self._route.voice_url, url)
-        return Page(parse(data), url)
 
     # --- callback --------------------------------------------------------------------------------------------
 
@@ -180,23 +188,32 @@ class Instructions:
         self._timeline.note("error", code=error.code, text=error.message, url=error.url, **where)
 
 
-def _read_beside(first_url: str, url: str) -> bytes:
-    """A file of the app: the first document's folder is all it may reach."""
+def scheme_of(url: str) -> str:
+    """`http`, `file`, `callback` …; "" for what has none. In lower case: `FILE:` is a file too."""
+    return url.strip().partition(":")[0].lower() if ":" in url else ""
+
+
+def _read(url: str) -> bytes:
     path = _path(url)
-    if not _is_beside(first_url, url):
-        raise InstructionError(11100, f"{path} is outside the folder of the first document", url)
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise InstructionError(11200, f"cannot read {path}: {error.strerror}", url) from error
+    except (OSError, ValueError) as error:
+        raise InstructionError(11200, f"cannot read {path}: {error}", url) from error
 
 
 def _is_beside(first_url: str, url: str) -> bool:
-    return _path(url).is_relative_to(_path(first_url).parent)
+    try:
+        return _path(url).is_relative_to(_path(first_url).parent)
+    except ValueError:  # a NUL in a name
+        return False
 
 
 def _path(url: str) -> Path:
-    return Path(unquote(urlsplit(url).path)).resolve()
+    """The file of a `file:` URL, with every link and `..` followed. Raises ValueError for what can be no name."""
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise ValueError("a file on another host")
+    return Path(unquote(parts.path)).resolve()
 
 
 def to_document(reply: WebhookReply) -> Document:
@@ -224,10 +241,10 @@ def _plain_text(reply: WebhookReply) -> Document:
 
 def _absolute(base: str, reference: str) -> str:
     """A reference in a document at `base`. In a callback's document a name is that callback's own action."""
-    if not base.startswith(python.SCHEME):
+    if scheme_of(base) != python.NAME:
         return resolve(base, reference)
     reference = reference.strip()
-    if not reference or reference.startswith((*HTTP, FILE, python.SCHEME)):
+    if not reference or scheme_of(reference) in (*HTTP, FILE, python.NAME):
         return reference or base
     return f"{base.partition('#')[0]}#{reference}"
 
@@ -235,12 +252,22 @@ def _absolute(base: str, reference: str) -> str:
 def source_url(
     app: str, load: Callable[[str], python.Callback], callbacks: dict[str, python.Callback]
 ) -> str:
-    """An `--app` value as a URL: http(s) as it is, a file as `file://`, `module:callable` loaded."""
-    if app.startswith((*HTTP, FILE)):
+    """An app as a URL: http(s) as it is, a file as `file://`, `module:callable` loaded. Raises `ConfigError`."""
+    if scheme_of(app) in HTTP:
         return app
-    path = Path(app)
+    path = Path(app.removeprefix("file://"))
     if path.suffix == ".xml" or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"there is no file {path}")
         return path.resolve().as_uri()
     if app not in callbacks:
         callbacks[app] = load(app)
     return python.SCHEME + app
+
+
+def fallback_url(
+    app: str, load: Callable[[str], python.Callback], callbacks: dict[str, python.Callback]
+) -> str:
+    """A fallback: an app as in `source_url`, or a URL relative to the voice URL, which stays as it is."""
+    is_app = re.fullmatch(r"[\w.]+:[\w.]+", app) or Path(app).is_file() or app.startswith("file://")
+    return source_url(app, load, callbacks) if is_app else app

@@ -40,6 +40,7 @@ class Leg:
         self._clock = clock
         self._session_id = ids.number(SESSION_ID_BITS)
         self._version = 1
+        self._answered = False
         self._offer: Sdp | None = None  # ours, waiting for its answer
         self._local: Sdp | None = None  # what we said last
 
@@ -82,6 +83,7 @@ class Leg:
 
     def answer(self) -> None:
         """200 with our answer, or with our offer where the caller made none."""
+        self._watch()
         self._live.answer(self._now, self._description())
 
     def refuse(self, status: int, headers: Iterable[tuple[str, str]] = ()) -> None:
@@ -152,7 +154,16 @@ class Leg:
         self.settled = settled
         self._local = settled.local
         self._version = settled.local.origin.version + 1
-        self.media.aim(settled, self._settings.media_timeout)
+        self._aim()
+
+    def _aim(self) -> None:
+        if self.settled is not None:
+            self.media.aim(self.settled, self._settings.media_timeout if self._answered else 0.0)
+
+    def _watch(self) -> None:
+        # Before the answer a phone has no reason to send, so its silence means nothing.
+        self._answered = True
+        self._aim()
 
     def _description(self) -> bytes:
         if self._offer is not None:

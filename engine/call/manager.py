@@ -16,6 +16,7 @@ from engine.call.services import Services
 from engine.call.timeline import Note, Timeline, Watcher
 from engine.ids import sid
 from engine.schema import CallRow
+from engine.signature import bare_url
 from engine.sip import events as sip
 from engine.sip.layer import Flow
 from engine.sip.message import Request, Response, response_to
@@ -103,16 +104,20 @@ class CallManager:
         call.note(
             "sip", **sip_note("out", response_to(request, 100), session.flow)
         )  # the stack sent it at once
-        self._calls[session] = self._by_call_id[request.call_id] = call
+        self._calls[session] = call
+        self._by_call_id.setdefault(
+            request.call_id, call
+        )  # a second INVITE must not take over the first's timeline
         task = asyncio.create_task(call.run(), name=f"call {row.sid}")
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(done, session, request.call_id))
 
     def _ended(self, task: asyncio.Task[None], session: Session, call_id: str) -> None:
         self._tasks.discard(task)
-        self._calls.pop(session, None)
+        call = self._calls.pop(session, None)
         # The BYE's answer is still to come; its line in the timeline is worth a moment's memory.
-        asyncio.get_running_loop().call_later(1.0, self._by_call_id.pop, call_id, None)
+        if self._by_call_id.get(call_id) is call:
+            asyncio.get_running_loop().call_later(1.0, self._by_call_id.pop, call_id, None)
 
     def _keep(self, note: Note) -> None:
         """Every note goes to the store."""
@@ -132,7 +137,7 @@ class CallManager:
             sip_call_id=request.call_id,
             source_ip=session.flow.remote[0],
             caller_name=request.from_.display,
-            voice_url=route.voice_url,
+            voice_url=bare_url(route.voice_url),
             voice_method=route.voice_method,
             status_callback=route.status_callback,
             status_callback_method=route.status_callback_method,

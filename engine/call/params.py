@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from email.utils import format_datetime
 
+from engine.schema import CallRow, PendingCallback
 from engine.sip.headers import NameAddr
 from engine.sip.message import Request
 from engine.sip.uri import OtherUri, SipUri
-from engine.store import CallRow, PendingCallback
 
 API_VERSION = "2010-04-01"
 PLACES = (

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.errors import ConfigError
-from engine.store import NumberRow
+from engine.schema import NumberRow
 
+KINDS = ("exact", "prefix", "pattern")
 EVENTS = ("initiated", "ringing", "answered", "completed")
 MAX_PATTERN = 200  # characters of a regular expression: a table entry, not a program
 
@@ -44,12 +45,9 @@ class Numbers:
     """The numbers table in the order it is tried: exact, the longest prefix, then patterns as they stand."""
 
     def __init__(self, rows: Iterable[NumberRow], default: Route | None = None) -> None:
-        by_kind: dict[str, list[NumberRow]] = {"exact": [], "prefix": [], "pattern": []}
+        by_kind: dict[str, list[NumberRow]] = {kind: [] for kind in KINDS}
         for row in rows:
-            if row.kind not in by_kind:
-                raise ConfigError(
-                    f"number {row.pattern!r}: kind {row.kind!r} is not exact, prefix or pattern"
-                )
+            check_row(row)
             by_kind[row.kind].append(row)
         self._exact = {plain(row.pattern): row for row in by_kind["exact"]}
         self._prefixes = sorted(by_kind["prefix"], key=lambda row: -len(plain(row.pattern)))
@@ -73,6 +71,14 @@ def plain(number: str) -> str:
     """A number without the marks people write into it and without +, since trunks disagree about sending it."""
     bare = re.sub(r"[\s().-]", "", number)
     return bare.removeprefix("+") if re.fullmatch(r"\+?\d+", bare) else number
+
+
+def check_row(row: NumberRow) -> None:
+    """Raises `ConfigError` for a row that can never be looked up."""
+    if row.kind not in KINDS:
+        raise ConfigError(f"number {row.pattern!r}: kind {row.kind!r} is not exact, prefix or pattern")
+    if row.kind == "pattern":
+        compile_pattern(row.pattern)
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.call.instructions import Sources
-from engine.call.leg import LegSettings
 from engine.callbacks import Outbox
 from engine.clock import Clock
 from engine.ids import Ids
@@ -31,6 +31,6 @@ class Services:
     sources: Sources
     prompts: PromptCache
     sounds: MediaFetcher
-    leg: LegSettings
-    rtp_host: str
+    address_of: Callable[[str], str]  # what SDP says for a leg whose ports are bound on this host
+    media_timeout: float = 30.0
     max_call_seconds: float = MAX_CALL_SECONDS

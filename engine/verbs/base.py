@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 from engine.call.call import Call
 from engine.call.ending import Ending
-from engine.call.params import Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +40,4 @@ Action: TypeAlias = Callable[[Any, Call], Awaitable[Outcome]]
 
 NEXT = Next()
 
-__all__ = ["NEXT", "Action", "Call", "Fetch", "Finish", "Next", "Outcome", "Params"]
+__all__ = ["NEXT", "Action", "Call", "Fetch", "Finish", "Next", "Outcome"]

@@ -13,7 +13,7 @@ async def redirect(verb: Redirect, call: Call) -> Outcome:
 
 
 async def hangup(verb: Hangup, call: Call) -> Outcome:
-    """End the call; as a first verb it answers before, so that the caller is charged and told nothing else."""
+    """End the call; as a first verb it answers before, as the dialect has it: a refusal is <Reject>'s business."""
     await call.answer()
     return Finish(ending.HANGUP)
 

@@ -27,13 +27,13 @@ async def run(gather: Gather, call: Call) -> Outcome:
     await call.answer()
     if "speech" in gather.input:
         text = "no speech recognizer is configured: the caller is taken to have said nothing"
-        call.note("warning", code=13325, text=text, line=gather.line)
+        call.note("warning", code=13326, text=text, line=gather.line)
     if "dtmf" not in gather.input:
         await _prompt(gather.verbs, call, "")
         await asyncio.sleep(gather.timeout)
         collected = Collected("")
     else:
-        await _prompt_until_key(gather, call)
+        await (_prompt_until_key(gather, call) if gather.barge_in else _prompt(gather.verbs, call, ""))
         collected = await collect(gather, call.keys)
     call.note("gather", digits=collected.digits, finished_on=collected.finished_on)
     if not collected.digits and not gather.action_on_empty_result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.call import ending
 from engine.call.ending import Ending
 from engine.call.instructions import InstructionError, Page
@@ -12,8 +14,7 @@ from markup.fields import tag_of
 from markup.verbs import Verb
 
 APOLOGY = "We are sorry. An application error has occurred. Goodbye."
-MAX_DOCUMENTS = 1000  # in one call: an app that redirects in a circle is stopped instead of asked for hours
-IDLE_DOCUMENTS = 50  # in a row that let no time pass for the caller
+IDLE_DOCUMENTS = 50  # in a row that let no time pass for the caller: an app that redirects in a circle
 
 ACTIONS: dict[type, Action] = {
     Say: say.run,
@@ -35,7 +36,6 @@ class Interpreter:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._documents = 0
         self._idle = 0
 
     async def run(self) -> Ending:
@@ -78,8 +78,7 @@ class Interpreter:
                 self._call.keys.clear()
 
     async def _follow(self, fetch: Fetch) -> Page:
-        self._documents += 1
-        if self._documents > MAX_DOCUMENTS or self._idle > IDLE_DOCUMENTS:
+        if self._idle > IDLE_DOCUMENTS:
             raise InstructionError(12400, "the documents lead in a circle", fetch.url)
         params = self._call.params() + list(fetch.params)
         return await self._call.instructions.next(fetch.url, fetch.method, params)
@@ -92,7 +91,7 @@ class Interpreter:
         """No document and no fallback: tell the caller, and end."""
         self._call.note("state", status="application error", reason=f"{error.code}: {error.message}")
         await say.run(Say(APOLOGY), self._call)
-        return Ending("completed", "engine", f"application error {error.code}: {error.message}")
+        return replace(ending.APPLICATION_ERROR, reason=f"application error {error.code}: {error.message}")
 
 
 async def interpret(call: Call) -> Ending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.media.audio import AudioError
+from engine.signature import shown
 from engine.verbs.base import NEXT, Call, Outcome
 from engine.verbs.prompts import play_prompt, play_prompt_of
 from markup import Play
@@ -15,14 +16,16 @@ async def run(play: Play, call: Call, interrupt_on: str = "") -> Outcome:
         await _send_digits(play, call)
     if not play.url:
         return NEXT
-    call.note("play", url=play.url)
+    await call.answer()
+    url = shown(play.url)
+    call.note("play", url=url)
     try:
         prompt = await play_prompt_of(play, call)
         await play_prompt(call, prompt, play.loop, interrupt_on)
     except AudioError as error:
-        call.note("error", code=error.code, text=str(error), line=play.line, verb="Play", url=play.url)
+        call.note("error", code=error.code, text=str(error), line=play.line, verb="Play", url=url)
     except SpeechError as error:  # the prompt store could not keep it: a full disk
-        call.note("error", code=13420, text=str(error), line=play.line, verb="Play", url=play.url)
+        call.note("error", code=12400, text=str(error), line=play.line, verb="Play", url=url)
     return NEXT
 
 

@@ -10,8 +10,6 @@ from markup import Play, Say
 from speech.base import Utterance
 from speech.cache import Prompt
 
-MAX_LOOPS_SECONDS = 14_400  # loop="0" is until hang-up, which the longest call bounds
-
 
 def say_prompt(say: Say, call: Call) -> Prompt:
     """The speech of a Say, rendered or being rendered."""

@@ -17,5 +17,5 @@ async def run(say: Say, call: Call, interrupt_on: str = "") -> Outcome:
     try:
         await play_prompt(call, say_prompt(say, call), say.loop, interrupt_on)
     except SpeechError as error:
-        call.note("error", code=13520, text=str(error), line=say.line, verb="Say")
+        call.note("error", code=12400, text=str(error), line=say.line, verb="Say")
     return NEXT

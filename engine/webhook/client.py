@@ -17,11 +17,11 @@ from urllib.parse import urlencode
 import httpx
 
 from engine.ids import Ids
-from engine.signature import Params, pairs, sign
+from engine.signature import Params, pairs, shown, sign
 from engine.webhook.body import BodyReader
 from engine.webhook.errors import Attempt, Kind, RequestError, WebhookError, connect_failure, is_malformed
 from engine.webhook.session import WebhookSession
-from engine.webhook.url import MAX_URL, Overrides, Target, WireUrl, missing, resolve, shown, with_query
+from engine.webhook.url import MAX_URL, Overrides, Target, WireUrl, missing, resolve, with_query
 
 MAX_REDIRECTS = 10
 KEEPALIVE_S = (

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urljoin
 
 import httpx
 
-from engine.signature import bare_url
+from engine.signature import bare_url, shown
 from engine.webhook.errors import Kind, WebhookError
 
 MAX_URL = 16 * 1024  # with parameters; servers refuse longer request lines, most at 8 kB
@@ -133,8 +133,3 @@ def with_query(url: str, params: list[tuple[str, str]]) -> str:
 def missing(url: str, params: list[tuple[str, str]]) -> list[tuple[str, str]]:
     present = {name for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True)}
     return [(name, value) for name, value in params if name not in present]
-
-
-def shown(url: str) -> str:
-    # what is not a URL may still hold a password, and control characters that would forge log lines
-    return "".join(char if char.isprintable() else "?" for char in bare_url(url)[:200]).rpartition("@")[2]

@@ -15,10 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path_
 
+from engine.call import leg
+from engine.call.callback import Callback, CallRequest
 from engine.call.routing import EVENTS, Route
 from engine.media.audio import load_file
 from engine.media.worker import g711
 from engine.softphone import CallPlan, CallReport, PhoneCall
+from engine.verbs import interpreter
+from markup import Say
 from tests.virtual import Office, lost, run, spoken
 from tests.wire import Datagram
 
@@ -57,6 +61,7 @@ def place(
     plan: CallPlan,
     route: Route | None = None,
     drop: Callable[[Datagram], bool] = lambda _: False,
+    broken: Callable[[CallRequest], object] | None = None,
     **wire: float,
 ) -> tuple[Office, CallReport]:
     """One call from a phone to the app, from INVITE to the last callback."""
@@ -65,6 +70,8 @@ def place(
         office = Office(tmp_path, **wire)
         office.wire.drop = drop
         await office.open(route or Route("http://app/voice"), app.asgi)
+        if broken is not None:
+            office.callbacks["broken"] = Callback(broken, "broken")
         async with office.phone() as phone:
             report = await phone.call(plan)
             await asyncio.sleep(70)  # the call's own end, and then every transaction's timers
@@ -231,8 +238,95 @@ def test_the_fallback_is_asked_with_what_went_wrong(tmp_path: Path) -> None:
 def test_a_circle_of_redirects_ends(tmp_path: Path) -> None:
     app = App(voice="<Redirect>voice</Redirect>")
     office, _ = place(app, tmp_path, CallPlan(TARGET))
-    assert len(app.asked) < 100
-    assert office.kinds("error")[-1:] == [] or office.rows[0].end_reason.startswith("application error 12400")
+    assert 50 < len(app.asked) < 60
+    assert office.rows[0].end_reason == "application error 12400: the documents lead in a circle"
+
+
+def test_a_waiting_room_is_no_circle(tmp_path: Path) -> None:
+    app = App(voice='<Pause length="1"/><Redirect>voice</Redirect>')
+    office, _ = place(app, tmp_path, CallPlan(TARGET, ring_seconds=300))
+    assert len(app.asked) > 250
+    assert office.rows[0].status == "canceled"
+
+
+def test_an_error_with_line_breaks_and_quotes_ends_the_call_all_the_same(tmp_path: Path) -> None:
+    def broken(request: CallRequest) -> str:
+        raise ValueError('1 validation error\n  field "x" required\r\nVia: none')
+
+    office, report = place(App(), tmp_path, CallPlan(TARGET), Route("callback:broken"), broken=broken)
+    assert report.ended_by == "far end"
+    row = office.rows[0]
+    assert (row.status, row.ended_by) == ("completed", "engine")
+    assert "field" in row.end_reason
+    assert not [each for each in office.wire.log if b"validation" in each.payload], (
+        "the caller is told none of it"
+    )
+
+
+def test_a_bug_of_ours_ends_its_call_and_is_in_the_timeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def bug(*_: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setitem(interpreter.ACTIONS, Say, bug)
+    office, report = place(App(voice="<Say>x</Say>"), tmp_path, CallPlan(TARGET))
+    error = office.kinds("error")[0].data
+    assert "ZeroDivisionError('ours')" in error["text"]
+    assert "raise ZeroDivisionError" in error["trace"]
+    assert (report.status, office.rows[0].status, office.rows[0].sip_status) == (500, "failed", 500)
+
+
+def test_a_phone_that_rings_is_not_taken_for_dead(tmp_path: Path) -> None:
+    app = App(voice='<Pause length="45"/><Say>at last</Say>')
+    office, _ = place(app, tmp_path, CallPlan(TARGET, ring_seconds=60))
+    assert office.rows[0].end_reason == "the document came to its end"
+
+
+def test_a_call_refused_for_its_codecs_asks_no_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App(voice="<Say>x</Say>", status="")
+    monkeypatch.setattr(leg.Leg, "take_offer", lambda *_: False)
+    route = Route("http://app/voice", status_callback="http://app/status", status_callback_event=EVENTS)
+    _, report = place(app, tmp_path, CallPlan(TARGET), route)
+    assert report.status == 488
+    assert [params["CallStatus"] for name, params in app.asked if name == "status"] == ["initiated", "failed"]
+    assert "voice" not in app.names()
+
+
+@pytest.mark.parametrize(("barge_in", "heard_whole"), [("true", False), ("false", True)])
+def test_barge_in_can_be_forbidden(tmp_path: Path, barge_in: str, heard_whole: bool) -> None:
+    text = "this is said to its very end"
+    app = App(
+        voice=f'<Gather numDigits="1" bargeIn="{barge_in}" action="got"><Say>{text}</Say></Gather>',
+        got="<Hangup/>",
+    )
+    office, _ = place(app, tmp_path, CallPlan(TARGET, digits="7"))
+    assert app.params("got")["Digits"] == "7"
+    took = office.kinds("verb-end")[0].data["total_ms"] / 1000
+    assert (took > len(spoken(text)) / 8000) is heard_whole
+
+
+def test_a_key_sent_in_both_ways_is_one_key(tmp_path: Path) -> None:
+    app = App(voice='<Gather numDigits="2" timeout="3" action="got"/>', got="<Hangup/>")
+
+    async def flow() -> None:
+        office = Office(tmp_path)
+        await office.open(Route("http://app/voice"), app.asgi)
+        async with office.phone() as phone:
+            started: list[PhoneCall] = []
+            calling = asyncio.create_task(phone.call(CallPlan(TARGET, digits="w7"), started.append))
+            await asyncio.sleep(0.7)
+            session = started[0].leg_alive.session
+            assert session is not None
+            session.info(
+                asyncio.get_running_loop().time(), "application/dtmf-relay", b"Signal=7\r\nDuration=100\r\n"
+            )
+            await calling
+            await asyncio.sleep(70)
+        await office.close()
+
+    run(flow)
+    assert app.params("got")["Digits"] == "7"
 
 
 def test_a_phone_that_vanishes_leaves_no_call(tmp_path: Path) -> None:

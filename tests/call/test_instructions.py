@@ -11,7 +11,14 @@ import httpx
 import pytest
 
 from engine.call import callback
-from engine.call.instructions import InstructionError, Instructions, Sources, source_url, to_document
+from engine.call.instructions import (
+    InstructionError,
+    Instructions,
+    Sources,
+    fallback_url,
+    source_url,
+    to_document,
+)
 from engine.call.routing import Route
 from engine.call.timeline import Note, Timeline
 from engine.clock import SystemClock
@@ -128,8 +135,14 @@ async def test_files_lead_to_files_beside_them_and_nowhere_else(
     asker = Asker(Route((app / "menu.xml").as_uri()), threads)
     assert isinstance((await asker.instructions.first([])).document.verbs[0], Gather)
     assert (await asker.instructions.next("sales.xml", "POST", [])).document.verbs == (Say("sales"),)
-    with pytest.raises(InstructionError, match="outside the folder"):
-        await asker.instructions.next("../secret.xml", "POST", [])
+    for elsewhere in (
+        "../secret.xml",
+        (tmp_path / "secret.xml").as_uri(),
+        "FILE:///etc/hosts",
+        "file:///a%00b",
+    ):
+        with pytest.raises(InstructionError, match="may not lead there"):
+            await asker.instructions.next(elsewhere, "POST", [])
     with pytest.raises(InstructionError, match="cannot read"):
         await asker.instructions.next("missing.xml", "POST", [])
 
@@ -196,7 +209,14 @@ async def test_what_is_no_document_is_said_so(value: object, threads: ThreadPool
 def test_an_app_is_a_url_a_file_or_a_callable(tmp_path: Path) -> None:
     loaded: dict[str, callback.Callback] = {}
     assert source_url("https://h/voice", callback.load, loaded) == "https://h/voice"
+    with pytest.raises(ConfigError, match="there is no file"):
+        source_url(str(tmp_path / "menu.xml"), callback.load, loaded)
+    (tmp_path / "menu.xml").write_text(build(Hangup()))
     assert source_url(str(tmp_path / "menu.xml"), callback.load, loaded) == (tmp_path / "menu.xml").as_uri()
+    assert fallback_url("/spare", callback.load, loaded) == "/spare"
+    assert fallback_url(str(tmp_path / "menu.xml"), callback.load, loaded) == (tmp_path / "menu.xml").as_uri()
+    assert fallback_url("markup:parse", callback.load, loaded) == "callback:markup:parse"
+    loaded.clear()
     assert source_url("markup:build", callback.load, loaded) == "callback:markup:build"
     assert list(loaded) == ["markup:build"]
     for bad in ("nosuchmodule:f", "markup:nothing", "markup:__all__", "just-a-word"):
@@ -208,8 +228,9 @@ async def test_which_sounds_a_document_may_play(tmp_path: Path, threads: ThreadP
     (tmp_path / "menu.xml").write_text(build(Hangup()))
     web = Asker(Route("http://app/ivr/voice"), threads).instructions
     assert web.sound("/hold.mp3") == "http://app/hold.mp3"
-    with pytest.raises(AudioError, match="may not play"):
-        web.sound("file:///etc/passwd")
+    for local in ("file:///etc/passwd", "FILE:///etc/passwd", "file:/etc/passwd", " File:/etc/passwd"):
+        with pytest.raises(AudioError, match="may not play"):
+            web.sound(local)
     file = Asker(Route((tmp_path / "menu.xml").as_uri()), threads).instructions
     assert file.sound("hold.wav") == (tmp_path / "hold.wav").as_uri()
     assert file.sound("http://music/1.mp3") == "http://music/1.mp3"
@@ -219,3 +240,31 @@ async def test_which_sounds_a_document_may_play(tmp_path: Path, threads: ThreadP
     code = Asker(Route("callback:app"), threads).instructions
     assert code.sound(str(tmp_path / "a b.wav")) == (tmp_path / "a b.wav").as_uri()
     assert code.sound("sounds/a.wav") == (Path.cwd() / "sounds/a.wav").as_uri()
+
+
+async def test_a_webhook_cannot_lead_to_a_local_file(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    (tmp_path / "menu.xml").write_text(build(Say("secret")))
+    asker = Asker(
+        Route("http://app/voice"),
+        threads,
+        lambda _: httpx.Response(200, headers=XML, content=build(Hangup())),
+    )
+    await asker.instructions.first([])
+    for local in ((tmp_path / "menu.xml").as_uri(), f"FILE:{tmp_path}/menu.xml"):
+        with pytest.raises(InstructionError, match="may not lead there"):
+            await asker.instructions.next(local, "POST", [])
+
+
+async def test_an_app_that_exits_or_cancels_itself_ends_only_its_answer(threads: ThreadPoolExecutor) -> None:
+    def leaves(request: callback.CallRequest) -> str:
+        raise SystemExit(1)
+
+    async def cancels(request: callback.CallRequest) -> str:
+        inner = asyncio.ensure_future(asyncio.sleep(10))
+        inner.cancel()
+        await inner
+        return ""
+
+    for name, function in {"leaves": leaves, "cancels": cancels}.items():
+        with pytest.raises(InstructionError, match=r"SystemExit|cancelled from within"):
+            await Asker(Route(f"callback:{name}"), threads, **{name: function}).instructions.first([])

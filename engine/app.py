@@ -9,6 +9,7 @@ import os
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import IO
@@ -34,7 +35,7 @@ from engine.media.link import WorkerLink
 from engine.media.pool import MediaPool
 from engine.metrics import EngineCollector, render
 from engine.net.endpoint import UdpEndpoint, reachable_host
-from engine.schema import Account, CallRow, NumberRow, PendingCallback
+from engine.schema import Account, CallRow, NumberRow, PendingCallback, StoreError
 from engine.sip import events as sip
 from engine.sip.layer import Address, Flow
 from engine.sip.message import Request, Response
@@ -52,7 +53,9 @@ DATABASE = "switchhook.db"
 PROMPTS = "prompts"
 LOCK = "engine.lock"
 NUMBERS_SECONDS = 2.0  # a number added to the database is answered this soon
+PRUNE_SECONDS = 86_400.0
 OUTBOX_DRAIN_SECONDS = 3.0
+SETTLE_SECONDS = 2.0  # for the answers to our last BYEs: two of a BYE's repetitions
 
 
 class Engine:
@@ -78,6 +81,7 @@ class Engine:
         self._default: Route | None = None
         self._exits = contextlib.AsyncExitStack()  # what was started, to be stopped in reverse
         self._manager: CallManager | None = None
+        self._endpoint: UdpEndpoint | None = None
         self._services: Services | None = None
         self.links: list[WorkerLink] = []
 
@@ -111,6 +115,8 @@ class Engine:
         Returns how many calls had to be ended.
         """
         ended = await self.manager.drain(drain_seconds) if self._manager is not None else 0
+        if self._endpoint is not None:
+            await self._endpoint.settle(SETTLE_SECONDS)
         await self._exits.aclose()
         return ended
 
@@ -133,6 +139,8 @@ class Engine:
         sip_stack = await self._open_sip()
         await self._open_http(EngineCollector(sip_stack, services.pool, lambda: self.manager.call_count))
         self._spawn(self._follow_numbers(store))
+        if self.config.calls.keep_days:
+            self._spawn(self._forget_old_calls(store))
 
     async def _make_services(self, store: Store, folder: Path) -> Services:
         client = WebhookClient(self.account.token, self._ids)
@@ -186,7 +194,7 @@ class Engine:
         return pool
 
     async def _open_sip(self) -> Stack:
-        endpoint = UdpEndpoint(self._clock)
+        endpoint = self._endpoint = UdpEndpoint(self._clock)
         stack = Stack(self._ids, send=endpoint.send, emit=self._on_sip, trace=self._trace)
         endpoint.attach(stack)
         self._exits.callback(endpoint.close)
@@ -200,6 +208,14 @@ class Engine:
         self.http = HttpServer(app, *parse_listen(self.config.http.listen))
         await self.http.start()
         self._exits.push_async_callback(self.http.stop)
+
+    async def _forget_old_calls(self, store: Store) -> None:
+        while True:
+            try:
+                await store.prune(self._clock.now() - timedelta(days=self.config.calls.keep_days))
+            except StoreError as error:
+                log.warning("old calls could not be deleted", reason=str(error))
+            await asyncio.sleep(PRUNE_SECONDS)
 
     # --- numbers ---------------------------------------------------------------------------------------------
 

@@ -29,7 +29,8 @@ FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 300.0  # five minutes: an app that comes back is up to date soon, one that is gone costs little
 MAX_ATTEMPTS = 300  # about what 24 hours at five minutes allow
 MAX_AGE = timedelta(hours=24)
-MAX_WAIT_S = 60.0  # due times are wall clock: after the clock was set, this is how late a callback can be
+# Due times are wall clock, and another program may write to the outbox: this is how late a callback can be then.
+MAX_WAIT_S = 60.0
 STORE_RETRY_S = 1.0
 CALLBACK_REFUSED = 15003  # the app answered a status callback with 4xx or 5xx
 
@@ -54,9 +55,9 @@ class Delivery:
 
 
 async def wait_for(event: asyncio.Event, seconds: float | None) -> None:
-    """Until the event is set or the time is over."""
+    """Until the event is set or the time is over, `MAX_WAIT_S` at most (None: just that)."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(MAX_WAIT_S if seconds is None else min(seconds, MAX_WAIT_S)):
             await event.wait()
 
 
@@ -109,11 +110,12 @@ class Outbox:
         return len(self._busy)
 
     def start(self) -> None:
-        """Begin delivering, first what an earlier process left behind."""
+        """Begin delivering, first what an earlier process left behind; from now on the store tells what is new."""
+        self._store.on_enqueued = self.notify
         self._dispatcher = asyncio.create_task(self._run(), name="outbox")
 
     def notify(self) -> None:
-        """Callbacks were enqueued: look at once."""
+        """Look at once. The store does this after every commit that enqueued callbacks."""
         self._wake.set()
 
     async def stop(self, drain_seconds: float) -> None:
@@ -161,7 +163,7 @@ class Outbox:
             if item.call_sid in under_way:
                 continue
             if item.due_at > now:
-                return min((item.due_at - now).total_seconds(), MAX_WAIT_S)
+                return (item.due_at - now).total_seconds()
             if len(self._busy) >= MAX_CONCURRENT:
                 return None  # the next to finish wakes us
             self._busy[item.call_sid] = asyncio.create_task(self._deliver(item), name=f"callback {item.id}")

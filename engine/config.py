@@ -87,6 +87,7 @@ class SpeechConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CallsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_seconds: Seconds = 14_400
     drain_seconds: Annotated[float, Meta(ge=0)] = 60.0
+    keep_days: Annotated[float, Meta(ge=0)] = 0.0  # finished calls and their timelines; 0 keeps them for ever
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,8 @@ import msgspec
 from sqlite_utils import Database
 
 from engine.errors import SwitchhookError
+
+MAX_END_REASON = 500  # characters: a Reason header or a traceback may be of any size, a column is one line
 
 TERMINAL_STATUSES = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 
@@ -162,6 +165,25 @@ def to_column(value: object) -> object:
     return value
 
 
+# Without C0 (but line feed and tab), DEL and C1: in a terminal they are commands, and far ends write these texts.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """The text without control characters (line feed and tab stay) and without lone surrogates."""
+    return _CONTROLS.sub("", text).encode("utf-8", "replace").decode()
+
+
+def call_columns(values: Mapping[str, object]) -> dict[str, object]:
+    """Fields of a `CallRow` as SQLite keeps them; `end_reason` becomes one line of `MAX_END_REASON` at most."""
+    columns = {name: to_column(value) for name, value in values.items()}
+    reason = columns.get("end_reason")
+    if isinstance(reason, str):
+        line = re.sub(r"[\n\t]+", " ", printable(reason))
+        columns["end_reason"] = line if len(line) <= MAX_END_REASON else line[: MAX_END_REASON - 1] + "…"
+    return columns
+
+
 _CALL_TIMES = frozenset({"created_at", "ringing_at", "answered_at", "ended_at"})
 CALL_COLUMNS = tuple(f.name for f in fields(CallRow))
 
@@ -238,11 +260,46 @@ def _004_numbers_and_account(db: Database) -> None:
     db.table("account").create({"id": int, "sid": str, "token": str}, pk="id", not_null={"sid", "token"})
 
 
+# The oldest pending callback of the call of one row is its head, and no other row is: whatever changed the row.
+# Only rows that are wrong are written, so a callback that queues behind others costs two index look-ups.
+_SET_HEAD = """BEGIN
+    UPDATE outbox SET head = 0 WHERE head = 1 AND call_sid = {row}.call_sid AND id IS NOT
+        (SELECT id FROM outbox WHERE call_sid = {row}.call_sid AND state = 'pending' ORDER BY id LIMIT 1);
+    UPDATE outbox SET head = 1 WHERE head = 0 AND id =
+        (SELECT id FROM outbox WHERE call_sid = {row}.call_sid AND state = 'pending' ORDER BY id LIMIT 1);
+END"""
+
+
+def _005_outbox_heads(db: Database) -> None:
+    # what may leave next is marked, because looking for it among all that is pending grows with a dead app's arrears
+    db.execute("ALTER TABLE outbox ADD COLUMN head INTEGER NOT NULL DEFAULT 0")
+    oldest = "SELECT min(id) FROM outbox WHERE state = 'pending' GROUP BY call_sid"
+    db.execute(f"UPDATE outbox SET head = 1 WHERE id IN ({oldest})")  # noqa: S608 - our own text
+    db.execute("CREATE INDEX outbox_heads_due ON outbox (due_at, id) WHERE head = 1")
+    db.execute("CREATE INDEX outbox_heads_call ON outbox (call_sid) WHERE head = 1")
+    db.execute("CREATE INDEX outbox_call ON outbox (call_sid, state, id)")
+    db.execute("DROP INDEX outbox_order")
+    db.execute("DROP INDEX outbox_due")
+    # triggers, so that the mark is right in every transaction, an operator's in the sqlite3 shell included
+    added, left = _SET_HEAD.format(row="NEW"), _SET_HEAD.format(row="OLD")
+    db.execute(f"CREATE TRIGGER outbox_added AFTER INSERT ON outbox WHEN NEW.state = 'pending' {added}")
+    moved = "AFTER UPDATE OF state ON outbox WHEN NEW.state <> OLD.state"
+    db.execute(f"CREATE TRIGGER outbox_moved {moved} {added}")
+    db.execute(f"CREATE TRIGGER outbox_removed AFTER DELETE ON outbox WHEN OLD.head = 1 {left}")
+
+
+def _006_calls_by_end(db: Database) -> None:
+    # for `Store.prune`: what is old is found without reading what is kept
+    db.execute("CREATE INDEX calls_ended ON calls (coalesce(ended_at, created_at))")
+
+
 MIGRATIONS: tuple[Callable[[Database], None], ...] = (
     _001_calls,
     _002_timeline,
     _003_outbox,
     _004_numbers_and_account,
+    _005_outbox_heads,
+    _006_calls_by_end,
 )
 
 

@@ -26,7 +26,7 @@ from engine.media import protocol as media
 from engine.media.audio import load_file
 from engine.media.link import Link, WorkerLink
 from engine.media.pool import MediaPool
-from engine.net.endpoint import UdpEndpoint, reachable_host
+from engine.net.endpoint import UdpEndpoint, local_address, reachable_host
 from engine.sip import events as sip
 from engine.sip.grammar import SipSyntaxError
 from engine.sip.headers import NameAddr
@@ -37,6 +37,7 @@ from engine.sip.stack import Stack
 from engine.sip.uri import SipUri, escape_user
 
 RING_SECONDS = 60.0
+SETTLE_SECONDS = 2.0  # for the answers to our last BYE or CANCEL
 DIGIT_CHARACTERS = frozenset("0123456789*#ABCDabcdwW")
 HANGUP_SECONDS = 0.3  # our BYE's answer is worth seeing in the timeline
 
@@ -219,7 +220,7 @@ class Softphone:
         link: Link | None = None,
         endpoint: UdpEndpoint | None = None,
     ) -> None:
-        self._host = host
+        self._host = local_address(host)
         self._port = port
         self._clock = clock or SystemClock()
         self._ids = ids or RandomIds()
@@ -246,6 +247,7 @@ class Softphone:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._endpoint.settle(SETTLE_SECONDS)
         self._endpoint.close()
         await self.link.stop()
 

@@ -8,7 +8,6 @@ what the disk can sync. Reads have a connection of their own and never wait for 
 from __future__ import annotations
 
 import asyncio
-import math
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 from sqlite_utils import Database
 
 from engine.clock import Clock
@@ -32,6 +30,7 @@ from engine.schema import (
     PendingCallback,
     StoreError,
     TimelineRow,
+    call_columns,
     call_from,
     connect,
     make_private,
@@ -41,7 +40,7 @@ from engine.schema import (
     to_text,
 )
 from engine.signature import pairs
-from engine.writer import InlineWriter, Write, Writer, as_store_error
+from engine.writer import InlineWriter, NoteShaper, Write, Writer, as_store_error
 
 __all__ = [
     "TERMINAL_STATUSES",
@@ -58,7 +57,8 @@ __all__ = [
 BUSY_TIMEOUT_S = 5.0  # another program (a backup, the sqlite3 shell) may hold the file this long
 MAX_PAGE = 1000  # rows in one read: the REST API's largest page
 MAX_NOTES = 20_000  # notes not yet written: some seconds of a full machine, a few MB
-MAX_NOTE_BYTES = 16 * 1024  # one note's JSON: a larger one carries something that does not belong there
+PRUNE_CALLS = 100  # calls looked at in one step of `prune`
+PRUNE_ROWS = 1000  # rows deleted in one write of `prune`: some milliseconds for which calls' writes wait
 
 T = TypeVar("T")
 
@@ -72,10 +72,20 @@ _INSERT_CALLBACK = (
 )
 _NEXT_SEQUENCE = "UPDATE calls SET next_sequence = max(next_sequence, ?) WHERE sid = ?"
 # The oldest pending callback of each call, soonest first. An older pending one hides those behind it: that is
-# the whole of "in order per call".
-_HEADS = (
-    "SELECT * FROM outbox AS o WHERE state = 'pending' AND NOT EXISTS (SELECT 1 FROM outbox AS e"
-    " WHERE e.state = 'pending' AND e.call_sid = o.call_sid AND e.id < o.id) ORDER BY due_at, id LIMIT ?"
+# the whole of "in order per call". Migration 005's triggers keep the mark.
+_HEADS = "SELECT * FROM outbox WHERE head = 1 ORDER BY due_at, id LIMIT ?"
+_FINAL = ", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))
+# Ended before a time, with nothing left to tell, and no other call's parent: that goes with its last child.
+# The plus keeps SQLite from the index of statuses, by which it would read every call that is kept.
+_EXPIRED = (
+    f"coalesce(ended_at, created_at) < ? AND +status IN ({_FINAL})"  # noqa: S608 - our own text
+    " AND NOT EXISTS (SELECT 1 FROM outbox WHERE call_sid = calls.sid AND state = 'pending')"
+    " AND NOT EXISTS (SELECT 1 FROM calls AS child WHERE child.parent_sid = calls.sid)"
+)
+# Settled callbacks of what has no call, such as conferences. Ids follow created_at, so the first young row ends it.
+_EXPIRED_CALLBACKS = (
+    "id < (SELECT coalesce(min(id), 1 << 62) FROM outbox WHERE created_at >= ?)"
+    " AND state <> 'pending' AND NOT EXISTS (SELECT 1 FROM calls WHERE sid = outbox.call_sid)"
 )
 _UPDATABLE = frozenset(CALL_COLUMNS) - {"sid", "created_at", "next_sequence"}
 
@@ -85,6 +95,8 @@ class Store:
 
     A failed write changes nothing and later writes go on. Cancelling the task that awaits a write does not
     take the write back.
+
+    `on_enqueued` is called on the loop after each commit that may have put callbacks into the outbox.
     """
 
     def __init__(self, path: Path | None, clock: Clock, busy_timeout: float) -> None:
@@ -96,7 +108,9 @@ class Store:
         self._reader = None if path is None else ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._read_db: Database | None = None
         self._connect_reader: Callable[[], Database] = lambda: connect(path, busy_timeout, migrated=True)
+        self._shaper = NoteShaper()
         self.notes_dropped = 0
+        self.on_enqueued: Callable[[], None] | None = None
 
     @classmethod
     async def open(cls, path: Path | None, clock: Clock, *, busy_timeout: float = BUSY_TIMEOUT_S) -> Store:
@@ -138,13 +152,13 @@ class Store:
 
     async def insert_call(self, row: CallRow, callbacks: Sequence[PendingCallback] = ()) -> None:
         """Store a new call and, in the same transaction, its callbacks."""
-        values = {name: to_column(getattr(row, name)) for name in CALL_COLUMNS}
+        values = call_columns({name: getattr(row, name) for name in CALL_COLUMNS})
 
         def run(db: Database) -> None:
             db.execute(_INSERT_CALL, values)
             self._enqueue(db, callbacks)
 
-        await self._write(run)
+        await self._write(run, lambda: self._committed(row.sid, row.status, callbacks))
 
     async def update_call(
         self, sid: str, changes: Mapping[str, object], callbacks: Sequence[PendingCallback] = ()
@@ -156,13 +170,13 @@ class Store:
         unknown = changes.keys() - _UPDATABLE
         if unknown:
             raise ValueError(f"not a field of a call that can change: {', '.join(sorted(unknown))}")
-        values = {name: to_column(value) for name, value in changes.items()}
+        values = call_columns(changes)
 
         def run(db: Database) -> None:
             _update_call(db, sid, values)
             self._enqueue(db, callbacks)
 
-        await self._write(run)
+        await self._write(run, lambda: self._committed(sid, changes.get("status"), callbacks))
 
     async def call(self, sid: str) -> CallRow | None:
         """The call, or None."""
@@ -211,18 +225,14 @@ class Store:
         """
         marks = ", ".join("?" * len(TERMINAL_STATUSES))
         alive = f"SELECT * FROM calls WHERE status NOT IN ({marks}) ORDER BY id"  # noqa: S608 - marks only
-        ended: dict[str, object] = {
-            "status": "failed",
-            "ended_at": to_text(self._clock.now()),
-            "ended_by": "engine",
-            "end_reason": "engine restarted",
-        }
+        end = {"status": "failed", "ended_at": self._clock.now(), "ended_by": "engine"}
+        ended = call_columns({**end, "end_reason": "engine restarted"})
 
         def run(db: Database) -> list[CallRow]:
             sids = [row["sid"] for row in db.query(alive, sorted(TERMINAL_STATUSES))]
             return [self._recover_one(db, sid, ended, callbacks_for) for sid in sids]
 
-        return await self._write(run)
+        return await self._write(run, self._tell_enqueued)
 
     def _recover_one(
         self,
@@ -236,27 +246,61 @@ class Store:
         self._enqueue(db, callbacks_for(row))
         return row
 
+    def _committed(self, sid: str, status: object, callbacks: Sequence[PendingCallback]) -> None:
+        if status in TERMINAL_STATUSES:
+            self._shaper.forget(sid)
+        if callbacks:
+            self._tell_enqueued()
+
+    async def prune(self, before: datetime) -> int:
+        """Delete the calls that ended before this time, with their timelines and callbacks; return how many.
+
+        A call with a callback still pending, or with a child that stays, stays until a later time. The work is
+        done in small writes between those of live calls; the file keeps its size, and its free pages are used
+        again.
+        """
+        limit, total = to_text(before), 0
+        query = f"SELECT sid FROM calls WHERE {_EXPIRED} LIMIT {PRUNE_CALLS}"  # noqa: S608 - our own text
+        while sids := await self._read(lambda db: [row["sid"] for row in db.query(query, [limit])]):
+            theirs = f"IN ({', '.join('?' * len(sids))})"
+            await self._delete("timeline", f"call_sid {theirs}", sids)
+            await self._delete("outbox", f"state <> 'pending' AND call_sid {theirs}", sids)
+            deleted = await self._delete("calls", f"{_EXPIRED} AND sid {theirs}", [limit, *sids])
+            if deleted == 0:
+                break  # each of them got a callback or a child meanwhile
+            total += deleted
+        await self._delete("outbox", _EXPIRED_CALLBACKS, [limit])
+        return total
+
+    async def _delete(self, table: str, where: str, args: Sequence[str]) -> int:
+        """Delete the rows in writes of `PRUNE_ROWS`; how many there were."""
+        rows = f"SELECT id FROM {table} WHERE {where} LIMIT {PRUNE_ROWS}"  # noqa: S608 - our own text
+        query, total = f"DELETE FROM {table} WHERE id IN ({rows})", 0  # noqa: S608
+        while deleted := await self._write(lambda db: db.execute(query, args).rowcount):
+            total += deleted
+        return total
+
     # -- timeline
 
     def note(self, call_sid: str, at_offset_s: float, kind: str, data: Mapping[str, Any]) -> None:
         """Remember that something happened to a call, without waiting.
 
         Written within `NOTE_FLUSH_S`, and always with or before the next write, so that a call's notes are
-        there when its end is. What finds the buffer full, or cannot be stored, is dropped and counted
-        (`notes_dropped`).
+        there when its end is. Control characters are taken out, and long texts shortened until the note fits
+        `MAX_NOTE_BYTES`. What finds the buffer full, comes after `MAX_NOTES_PER_CALL`, or cannot be stored, is
+        dropped and counted (`notes_dropped`).
         """
         if self._closed or len(self._writer.notes) >= MAX_NOTES:
             self.notes_dropped += 1
             return
         try:
-            text = msgspec.json.encode(dict(data), enc_hook=str).decode()
-            if len(text) > MAX_NOTE_BYTES or not math.isfinite(at_offset_s):
-                raise ValueError(len(text))
-            (call_sid + kind).encode()  # what SQLite cannot take would fail every later commit with it
+            note = self._shaper.shape(call_sid, at_offset_s, kind, data)
         except (ValueError, TypeError, RecursionError):
+            note = None
+        if note is None:
             self.notes_dropped += 1
-            return
-        self._writer.note((call_sid, float(at_offset_s), kind, text))
+        else:
+            self._writer.note(note)
 
     async def timeline(self, call_sid: str) -> list[TimelineRow]:
         """What happened to a call, in order, up to this moment."""
@@ -296,7 +340,7 @@ class Store:
 
     async def enqueue(self, callbacks: Sequence[PendingCallback]) -> None:
         """Store callbacks that belong to no change of a call (recordings, conferences)."""
-        await self._write(lambda db: self._enqueue(db, callbacks))
+        await self._write(lambda db: self._enqueue(db, callbacks), self._tell_enqueued)
 
     async def callback_heads(self, limit: int) -> list[OutboxItem]:
         """The next pending callback of each call, soonest due first, whether due yet or not."""
@@ -337,13 +381,17 @@ class Store:
             db.execute(_INSERT_CALLBACK, [to_column(value) for value in values])
             db.execute(_NEXT_SEQUENCE, [one.sequence + 1, one.call_sid])
 
+    def _tell_enqueued(self) -> None:
+        if self.on_enqueued is not None:
+            self.on_enqueued()
+
     # -- threads
 
-    async def _write(self, run: Callable[[Database], T]) -> T:
+    async def _write(self, run: Callable[[Database], T], committed: Callable[[], None] | None = None) -> T:
         if self._closed:
             raise StoreError("The database is closed: the engine is stopping.")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._writer.submit(Write(run, done))
+        self._writer.submit(Write(run, done, committed))
         return await done
 
     async def _read(self, run: Callable[[Database], T]) -> T:

@@ -8,19 +8,25 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
+import msgspec
 import structlog
 from sqlite_utils import Database
 
-from engine.schema import StoreError, plain
+from engine.schema import StoreError, plain, printable
 
 MAX_BATCH = 500  # writes in one commit: bounds what one failing commit has to run again
 NOTE_FLUSH_S = 0.25  # notes are for people who look; this is how stale a live view may be
+MAX_NOTE_BYTES = 16 * 1024  # one note's JSON; its longest texts are shortened until it fits
+MIN_KEPT_CHARS = 64  # what a text keeps at least: a note that is too large even so is not made of text
+MAX_NOTES_PER_CALL = 5_000  # an hour of a busy menu; a far end that sends for ever must not fill the disk
+MAX_COUNTED_CALLS = 10_000  # calls whose notes are counted: more than one engine has alive
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -32,10 +38,14 @@ Note = tuple[str, float, str, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Write(Generic[T]):
-    """A function that changes the database, and the future of whoever awaits it."""
+    """A function that changes the database, and the future of whoever awaits it.
+
+    `committed` is called on the future's loop once the change is on disk, also if nobody awaits it any more.
+    """
 
     run: Callable[[Database], T]
     done: asyncio.Future[T]
+    committed: Callable[[], None] | None = None
 
 
 Outcome = tuple[Write[Any], Any, Exception | None]
@@ -152,6 +162,9 @@ def _until(moment: float) -> float | None:
 
 def _resolve(outcomes: list[Outcome]) -> None:
     for write, value, error in outcomes:
+        if error is None and write.committed is not None:
+            # by itself: one that raises must not leave the other writes of the batch waiting
+            write.done.get_loop().call_soon(write.committed)
         if write.done.done():
             continue  # whoever awaited it was cancelled; the write stands
         if error is None:
@@ -166,6 +179,76 @@ def as_store_error(error: Exception) -> Exception:
     wrapped = StoreError(plain(error))
     wrapped.__cause__ = error
     return wrapped
+
+
+class NoteShaper:
+    """What becomes of a note before it is written: made printable, made to fit, and counted for its call."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[str, int] = OrderedDict()
+
+    def shape(self, call_sid: str, at_offset_s: float, kind: str, data: Mapping[str, Any]) -> Note | None:
+        """The note to write, or None for one to drop. A call's last one says that more are left out.
+
+        Raises `ValueError`, `TypeError` or `RecursionError` for what cannot be stored.
+        """
+        if not math.isfinite(at_offset_s):
+            raise ValueError(at_offset_s)
+        (call_sid + kind).encode()  # what SQLite cannot take would fail every later commit with it
+        count = self._count(call_sid)
+        if count > MAX_NOTES_PER_CALL + 1:
+            return None
+        if count > MAX_NOTES_PER_CALL:
+            kind, data = "warning", {"text": f"{MAX_NOTES_PER_CALL} notes are kept; the rest is left out"}
+        return (call_sid, float(at_offset_s), kind, note_json(data))
+
+    def forget(self, call_sid: str) -> None:
+        """The call has ended."""
+        self._counts.pop(call_sid, None)
+
+    def _count(self, call_sid: str) -> int:
+        count = self._counts[call_sid] = self._counts.get(call_sid, 0) + 1
+        self._counts.move_to_end(call_sid)
+        if len(self._counts) > MAX_COUNTED_CALLS:
+            self._counts.popitem(
+                last=False
+            )  # the one longest silent: a note after its call's end counts anew
+        return count
+
+
+def note_json(data: Mapping[str, Any]) -> str:
+    """The data as JSON of at most `MAX_NOTE_BYTES`, without control characters, its longest texts shortened.
+
+    Raises `ValueError`, `TypeError` or `RecursionError` for what is no JSON or does not fit.
+    """
+    whole = _each_text(msgspec.to_builtins(dict(data), str_keys=True, enc_hook=str), printable)
+    encoded = msgspec.json.encode(whole)
+    longest = MAX_NOTE_BYTES
+    while len(encoded) > MAX_NOTE_BYTES:
+        longest = longest * 3 // 4
+        if longest < MIN_KEPT_CHARS:
+            raise ValueError(len(encoded))
+        # from the whole text each time, so that the marker tells the true number of characters
+        encoded = msgspec.json.encode(_each_text(whole, partial(_shortened, longest=longest)))
+    return encoded.decode()
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(key): _each_text(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each_text(item, change) for item in value]
+    return value
+
+
+def _shortened(text: str, longest: int) -> str:
+    left_out = len(text) - longest
+    if left_out <= 0:
+        return text
+    head = longest // 2
+    return f"{text[:head]}… {left_out} characters left out …{text[head + left_out :]}"
 
 
 class InlineWriter(Writer):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import httpx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.callbacks import MAX_ATTEMPTS, MAX_CONCURRENT, Delivery, Outbox, backoff
+from engine.callbacks import MAX_ATTEMPTS, MAX_CONCURRENT, Delivery, Outbox, backoff, wait_for
 from engine.ids import RandomIds, SeededIds
 from engine.store import OutboxItem, PendingCallback, Store
 from engine.webhook import WebhookClient
@@ -132,7 +133,7 @@ async def test_callbacks_leave_in_order_per_call() -> None:
 
 
 async def test_a_failing_callback_holds_back_its_own_call_only() -> None:
-    failures = iter([httpx.ConnectError("down"), 503, httpx.ReadTimeout("slow")])
+    failures: Iterator[int | Exception] = iter([httpx.ConnectError("down"), 503, httpx.ReadTimeout("slow")])
     app = App(lambda call, sequence: next(failures, 200) if (call, sequence) == ("CA1", 0) else 200)
     await app.open()
     await app.put(("CA1", 0), ("CA1", 1), ("CA2", 0), ("CA2", 1))
@@ -238,6 +239,27 @@ async def test_notify_wakes_a_waiting_outbox() -> None:
         await app.quiet.wait()
     assert app.got == [("CA1", 0)]
     await app.close()
+
+
+async def test_what_is_enqueued_leaves_without_a_notify() -> None:
+    app = App(lambda call, sequence: 200)
+    await app.open()
+    await app.run()
+    await app.put(("CA1", 0))
+    await app.until(lambda: len(app.deliveries) == 1)
+    assert app.got == [("CA1", 0)]
+    await app.close()
+
+
+@pytest.mark.parametrize("seconds", [None, 3600.0])
+async def test_the_outbox_looks_in_time_at_what_nobody_told_it(
+    seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.callbacks.MAX_WAIT_S", 0.001)
+    event = asyncio.Event()
+    async with asyncio.timeout(30):
+        await wait_for(event, seconds)
+    assert not event.is_set()
 
 
 async def test_stopping_drains_what_is_due_and_leaves_the_rest() -> None:

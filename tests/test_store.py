@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.ids import RandomIds, SeededIds
-from engine.schema import MIGRATIONS
-from engine.store import MAX_NOTE_BYTES, MAX_NOTES, CallRow, NumberRow, PendingCallback, Store, StoreError
+from engine.schema import MAX_END_REASON, MIGRATIONS
+from engine.store import _EXPIRED, _HEADS, MAX_NOTES, CallRow, NumberRow, PendingCallback, Store, StoreError
+from engine.writer import MAX_COUNTED_CALLS, MAX_NOTE_BYTES, MAX_NOTES_PER_CALL, NoteShaper, note_json
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class FixedClock:
@@ -209,20 +215,86 @@ async def test_too_many_and_unstorable_notes_are_counted(memory: Store) -> None:
     nested: list[object] = []
     for _ in range(10_000):
         nested = [nested]
-    memory.note("CA1", 0.0, "big", {"text": "x" * MAX_NOTE_BYTES})
+    memory.note("CA1", 0.0, "big", {"many": [0] * MAX_NOTE_BYTES})
     memory.note("CA1", 0.0, "odd \udcff", {})
-    memory.note("CA1", 0.0, "odd", {"text": "\udcff"})
     memory.note("CA1", float("nan"), "odd", {})
+    memory.note("CA1", float("inf"), "odd", {})
     memory.note("CA1", 0.0, "deep", {"x": nested})
     assert memory.notes_dropped == 5
 
     def fill(_db: object) -> None:  # in the writer's thread, so that it cannot empty the buffer meanwhile
         for number in range(MAX_NOTES + 3):
-            memory.note("CA1", float(number), "digit", {})
+            memory.note(f"CB{number % 10}", float(number), "digit", {})
 
     await memory._write(fill)
     assert memory.notes_dropped == 8
-    assert len(await memory.timeline("CA1")) == MAX_NOTES
+    assert sum([len(await memory.timeline(f"CB{number}")) for number in range(10)]) == MAX_NOTES
+
+
+async def test_a_large_note_keeps_its_short_texts_and_both_ends_of_the_long_one(memory: Store) -> None:
+    traceback = "first line\n" + "x" * 100_000 + "\nValueError: the cause"
+    memory.note("CA1", 0.0, "error", {"code": 12400, "short": "whole", "args": [traceback]})
+    (note,) = await memory.timeline("CA1")
+    (text,) = note.data["args"]
+    assert (note.data["code"], note.data["short"], memory.notes_dropped) == (12400, "whole", 0)
+    head, left_out, tail = re.split(r"… (\d+) characters left out …", text)
+    assert head.startswith("first line\nx")
+    assert tail.endswith("x\nValueError: the cause")
+    assert len(head) + int(left_out) + len(tail) == len(traceback)
+    assert MAX_NOTE_BYTES // 2 < len(text) < MAX_NOTE_BYTES
+
+
+@given(st.dictionaries(st.text(max_size=5), st.text() | st.lists(st.text()) | st.integers(0, 9), max_size=5))
+def test_a_note_is_json_that_a_terminal_can_show(data: dict[str, object]) -> None:
+    for value in (data, {"long": [data, "\x1b[31m" * MAX_NOTE_BYTES, "é" * MAX_NOTE_BYTES]}):
+        text = note_json(value)
+        assert len(text.encode()) <= MAX_NOTE_BYTES
+        assert not CONTROLS.search(shown(json.loads(text)))
+
+
+def shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "".join(shown(key) + shown(item) for key, item in value.items())
+    return "".join(map(shown, value)) if isinstance(value, list) else str(value)
+
+
+async def test_escape_sequences_of_a_far_end_are_not_stored(memory: Store) -> None:
+    memory.note("CA1", 0.0, "state", {"reason": "\x1b[31mred\x9b2J\x00\x7f\tof\nit\udcff", "\x07key": 1})
+    (note,) = await memory.timeline("CA1")
+    assert note.data == {"reason": "[31mred2J\tof\nit?", "key": 1}
+    await memory.insert_call(call(1, end_reason="\x1b[31mred\r\nline"))
+    assert (await memory.call(call(1).sid)).end_reason == "[31mred line"  # type: ignore[union-attr]
+    await memory.update_call(call(1).sid, {"end_reason": "x" * 20_000})
+    assert (await memory.call(call(1).sid)).end_reason == "x" * (MAX_END_REASON - 1) + "…"  # type: ignore[union-attr]
+
+
+async def test_a_call_keeps_so_many_notes_and_says_so_until_it_ends(memory: Store) -> None:
+    row = call(1)
+    await memory.insert_call(row)
+    for number in range(MAX_NOTES_PER_CALL + 10):
+        memory.note(row.sid, float(number), "sip", {})
+    memory.note("CA2", 0.0, "sip", {})
+    notes = await memory.timeline(row.sid)
+    assert [note.kind for note in notes] == ["sip"] * MAX_NOTES_PER_CALL + ["warning"]
+    assert notes[-1].data["text"] == f"{MAX_NOTES_PER_CALL} notes are kept; the rest is left out"
+    assert memory.notes_dropped == 9
+    assert len(await memory.timeline("CA2")) == 1
+    with pytest.raises(StoreError):
+        await memory.update_call(row.sid, {"status": "completed", "parent_sid": "CAnobody"})
+    memory.note(row.sid, 9999.0, "sip", {})
+    assert memory.notes_dropped == 10  # the end was not stored, so the call still counts
+    await memory.update_call(row.sid, {"status": "completed"})
+    await asyncio.sleep(0)
+    assert row.sid not in memory._shaper._counts
+
+
+def test_the_calls_that_are_counted_are_bounded() -> None:
+    shaper = NoteShaper()
+    for number in range(MAX_COUNTED_CALLS + 5):
+        shaper.shape("CA busy", 0.0, "sip", {})
+        shaper.shape(f"CA{number}", 0.0, "sip", {})
+    assert len(shaper._counts) == MAX_COUNTED_CALLS
+    assert shaper.shape("CA busy", 0.0, "sip", {}) is None  # the busiest is not the one forgotten
 
 
 async def test_callback_parameters_that_are_no_text_are_stored_as_sent(memory: Store) -> None:
@@ -318,6 +390,183 @@ async def test_the_outbox_shows_one_callback_per_call(store: Store) -> None:
     assert [(i.state, i.attempts, i.last_error) for i in await store.callbacks(call(2).sid)] == [
         ("failed", 2, "15003")
     ]
+
+
+async def test_heads_are_found_at_once_among_very_many(store: Store) -> None:
+    for start in range(0, 20_000, 5000):
+        rows = [call(number) for number in range(start, start + 5000)]
+        await store.enqueue([callback(row, sequence) for row in rows for sequence in range(2)])
+    plan = await store._read(lambda db: db.execute(f"EXPLAIN QUERY PLAN {_HEADS}", [65]).fetchall())
+    assert [row[3] for row in plan] == ["SCAN outbox USING INDEX outbox_heads_due"]
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    await store._read(lambda db: db.conn.set_progress_handler(count, 1000))
+    assert len(await store.callback_heads(65)) == 65
+    assert steps <= 5  # thousands of SQLite's instructions: 65 rows' worth, whatever is pending
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_the_head_is_the_oldest_pending_whatever_happens(steps: list[tuple[int, int]]) -> None:
+    async def run() -> None:
+        store = await Store.open(None, FixedClock())
+        for number, what in steps:
+            sid = call(number).sid
+            open_ = [item for item in await store.callbacks(sid) if item.state == "pending"]
+            if what == 0 or not open_:
+                await store.enqueue([callback(call(number), len(open_))] * 2)
+            elif what == 1:
+                await store.callback_delivered(open_[-1].id)  # also one that is not the head
+            elif what == 2:
+                await store.callback_failed(open_[0].id, "15003")
+            else:  # as an operator does in the sqlite3 shell
+                await store._write(lambda db, sid=sid: db.execute(BY_HAND, [sid]))  # type: ignore[misc]
+            oldest = await store._read(lambda db: {row[0] for row in db.execute(OLDEST)})
+            assert {item.id for item in await store.callback_heads(10)} == oldest
+        await store.close()
+
+    asyncio.run(run())
+
+
+BY_HAND = "UPDATE outbox SET state = 'pending' WHERE call_sid = ? AND state <> 'pending'"
+OLDEST = "SELECT min(id) FROM outbox WHERE state = 'pending' GROUP BY call_sid"
+
+
+async def test_a_deleted_head_leaves_the_next(memory: Store) -> None:
+    await memory.enqueue([callback(call(1), sequence) for sequence in range(2)])
+    await memory._write(lambda db: db.execute("DELETE FROM outbox WHERE sequence = 0"))
+    assert [item.sequence for item in await memory.callback_heads(5)] == [1]
+
+
+async def test_commits_that_enqueue_are_told(store: Store) -> None:
+    told = 0
+
+    def tell() -> None:
+        nonlocal told
+        told += 1
+
+    async def tells(write: Coroutine[object, object, object]) -> int:
+        before = told
+        await write
+        await asyncio.sleep(0)
+        return told - before
+
+    store.on_enqueued = tell
+    row = call(1)
+    assert await tells(store.insert_call(row)) == 0
+    assert await tells(store.update_call(row.sid, {"status": "in-progress"}, [callback(row, 0)])) == 1
+    assert await tells(store.insert_call(call(2), [callback(call(2), 0)])) == 1
+    assert await tells(store.enqueue([callback(row, 1)])) == 1
+    assert await tells(store.recover(lambda row: [callback(row, 2)])) == 1
+    assert await tells(store.callback_retry(1, NOW, "11200")) == 0
+    with pytest.raises(StoreError):
+        await tells(store.update_call("CAnone", {}, [callback(row, 3)]))
+    cancelled = asyncio.ensure_future(store.enqueue([callback(row, 4)]))
+    await asyncio.sleep(0)  # it is submitted
+    cancelled.cancel()
+    before = told
+    await store.enqueue([])
+    await store.timeline(row.sid)
+    assert told >= before + 1  # the write stands, so it is told although nobody awaits it
+    assert [item.sequence for item in await store.callbacks(row.sid)] == [0, 1, 2, 4]
+
+
+async def test_a_listener_that_fails_leaves_no_write_waiting(memory: Store) -> None:
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: failures.append(context["exception"])
+    )
+
+    def broken() -> None:
+        raise LookupError("listener")
+
+    memory.on_enqueued = broken
+    await asyncio.gather(*(memory.enqueue([callback(call(n), 0)]) for n in range(3)))
+    await asyncio.sleep(0)
+    assert [type(failure) for failure in failures] == [LookupError] * 3
+    assert len(await memory.callback_heads(9)) == 3
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+async def test_pruning_takes_what_ended_long_ago_and_nothing_else(
+    kind: str, store: Store, memory: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = store if kind == "file" else memory
+    monkeypatch.setattr("engine.store.PRUNE_ROWS", 7)
+    monkeypatch.setattr("engine.store.PRUNE_CALLS", 5)
+    old, young = NOW - timedelta(days=40), NOW - timedelta(days=1)
+    ended = {"status": "completed", "ended_at": old}
+    for number in range(12):
+        await used.insert_call(call(number, created_at=old, **ended), [callback(call(number), 0)])
+        for offset in range(4):
+            used.note(call(number).sid, float(offset), "digit", {})
+    for item in await used.callback_heads(100):
+        await used.callback_delivered(item.id)
+    kept = [
+        call(20, created_at=old, status="completed", ended_at=young),
+        call(21, created_at=old, status="in-progress"),
+        call(22, created_at=old, **ended),  # its callback is pending
+        call(23, created_at=old, **ended),  # its child lives
+        call(24, created_at=young, status="in-progress", parent_sid=call(23).sid),
+    ]
+    for row in kept:
+        await used.insert_call(row, [callback(row, 0)])
+        used.note(row.sid, 0.0, "digit", {})
+    for item in await used.callback_heads(100):
+        if item.call_sid != call(22).sid:
+            await used.callback_failed(item.id, "15003")
+    await used.insert_call(call(30, created_at=old, **ended))
+    await used.insert_call(
+        call(31, created_at=old, parent_sid=call(30).sid, **ended)
+    )  # both go, the child first
+    assert await used.prune(NOW - timedelta(days=30)) == 14
+    assert {row.sid for row in await used.calls(100)} == {row.sid for row in kept}
+    assert [len(await used.timeline(call(n).sid)) for n in (0, 11, 20, 21, 22, 23)] == [0, 0, 1, 1, 1, 1]
+    assert [len(await used.callbacks(call(n).sid)) for n in (0, 11, 20, 21, 22, 23)] == [0, 0, 1, 1, 1, 1]
+    assert await used.prune(NOW - timedelta(days=30)) == 0
+
+
+async def test_pruning_takes_settled_callbacks_that_have_no_call(memory: Store) -> None:
+    await memory.enqueue([callback(call(1), 0), callback(call(1), 1)])
+    await memory.callback_delivered((await memory.callback_heads(1))[0].id)
+    assert await memory.prune(NOW) == 0
+    assert [item.sequence for item in await memory.callbacks(call(1).sid)] == [0, 1]  # as old as this moment
+    assert await memory.prune(NOW + timedelta(seconds=1)) == 0
+    assert [item.sequence for item in await memory.callbacks(call(1).sid)] == [1]  # pending: never
+
+
+async def test_pruning_reads_only_what_is_old(memory: Store) -> None:
+    query = f"EXPLAIN QUERY PLAN SELECT sid FROM calls WHERE {_EXPIRED}"
+    plan = await memory._read(lambda db: [row[3] for row in db.execute(query, ["2026"])])
+    assert plan[0] == "SEARCH calls USING INDEX calls_ended (<expr><?)"
+
+
+async def test_a_database_from_before_heads_keeps_its_order(tmp_path: Path) -> None:
+    from sqlite_utils import Database
+
+    path = tmp_path / "calls.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    for step in MIGRATIONS[:4]:
+        step(Database(connection))
+    connection.execute("PRAGMA user_version = 4")
+    insert = (
+        "INSERT INTO outbox (call_sid, sequence, url, method, params, due_at, created_at, attempts, state, last_error)"
+        " VALUES (?, ?, 'http://app/', 'POST', '[]', ?, ?, 0, ?, '')"
+    )
+    then = "2026-11-22T12:00:00.000000Z"
+    rows = [("CA1", 0, "delivered"), ("CA1", 1, "pending"), ("CA2", 0, "pending"), ("CA1", 2, "pending")]
+    connection.executemany(insert, [(sid, sequence, then, then, state) for sid, sequence, state in rows])
+    connection.close()
+    store = await Store.open(path, FixedClock())
+    heads = await store.callback_heads(10)
+    assert [(item.call_sid, item.sequence) for item in heads] == [("CA1", 1), ("CA2", 0)]
+    await store.callback_delivered(heads[0].id)
+    assert [(i.call_sid, i.sequence) for i in await store.callback_heads(10)] == [("CA2", 0), ("CA1", 2)]
+    await store.close()
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -40,15 +40,18 @@ class Open(msgspec.Struct, frozen=True, tag=True):
 class Aim(msgspec.Struct, frozen=True, tag=True):
     """What an offer/answer exchange settled: where to send, in which codec, which directions.
 
-    A changed remote address lifts the source lock. `timeout` is in seconds without a packet before
-    `MediaTimeout`; 0 turns the watch off (hold).
+    `host` may be a name: nothing is looked up, sending begins once the far end is heard, to where that came
+    from. RTCP goes to numeric hosts only. A changed remote address lifts the source lock. `timeout` is in
+    seconds without a packet before `MediaTimeout`; 0 turns the watch off (hold).
     """
 
     leg: int
     host: str
     port: int
+    rtcp_host: str
     rtcp_port: int
     payload_type: int
+    receive_type: int  # the codec's number towards us: a far end may have its own (RFC 3264 §6.1)
     codec: int
     dtmf_payload_type: int | None
     dtmf_receive_type: int | None  # what the far end uses towards us, if it numbers differently

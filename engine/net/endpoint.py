@@ -12,11 +12,13 @@ import structlog
 
 from engine.clock import Clock
 from engine.errors import ConfigError
+from engine.net.resolver import Resolver
 from engine.sip.layer import Address, Flow, Outgoing
 from engine.sip.stack import Listener, Stack
 
 log = structlog.get_logger(__name__)
 
+SETTLE_STEP = 0.02
 RECEIVE_BUFFER = 4 << 20  # a burst of INVITEs waits here while call control is busy
 DSCP_CS3 = 24 << 2  # RFC 4594 §4.2: signalling
 
@@ -31,14 +33,15 @@ class UdpEndpoint:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for: float | None = None
         self._arming = False
-        self._resolving: set[asyncio.Task[None]] = set()
+        self._resolver = Resolver(clock, self._resolved, self._failed)
 
     def attach(self, stack: Stack) -> None:
         self._stack = stack
 
     async def open(self, host: str, port: int, advertised: str | None = None) -> Address:
-        """Listen; port 0 picks a free one. Returns what was bound. Raises `ConfigError` with what to do."""
-        sock = _bind(host, port)
+        """Listen; port 0 picks a free one, a `host` name is looked up. Returns what was bound, numeric.
+        Raises `ConfigError` with what to do."""
+        sock = _bind(await asyncio.to_thread(local_address, host), port)
         bound: Address = sock.getsockname()[:2]
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: _Protocol(self, bound), sock=sock
@@ -48,10 +51,21 @@ class UdpEndpoint:
         self._stack.listen(Listener(bound, advertised or reachable_host(bound[0])))
         return bound
 
+    async def settle(self, seconds: float) -> None:
+        """Wait until every request of ours is answered and every 200 acknowledged, at most so long: a BYE that is
+        lost after `close` is never repeated, and its call goes on at the far end."""
+        deadline = self._clock.monotonic() + seconds
+        while not self._is_settled(deadline):  # noqa: ASYNC110 - the stack has no event for "nothing is under way"
+            await asyncio.sleep(SETTLE_STEP)
+
+    def _is_settled(self, deadline: float) -> bool:
+        return self._stack is None or self._stack.is_quiet or self._clock.monotonic() >= deadline
+
     def close(self) -> None:
         for transport in self._transports.values():
             transport.close()
         self._transports.clear()
+        self._resolver.close()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -61,9 +75,7 @@ class UdpEndpoint:
         try:
             ip_address(outgoing.flow.remote[0])
         except ValueError:
-            task = asyncio.get_running_loop().create_task(self._resolve_and_send(outgoing))
-            self._resolving.add(task)
-            task.add_done_callback(self._resolving.discard)
+            self._resolver.send(outgoing)
         else:
             self._transmit(outgoing, outgoing.flow.remote)
 
@@ -77,23 +89,13 @@ class UdpEndpoint:
         if transport is not None:
             transport.sendto(outgoing.message.to_bytes(), remote)
 
-    async def _resolve_and_send(self, outgoing: Outgoing) -> None:
-        host, port = outgoing.flow.remote
-        family = socket.AF_INET6 if ":" in outgoing.flow.local[0] else socket.AF_INET
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                host, port, family=family, type=socket.SOCK_DGRAM
-            )
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # ValueError: a peer's Contact that is no name at all (IDNA, NUL)
-            log.warning("cannot resolve", host=host[:100], reason=str(error))
-            assert self._stack is not None
-            self._stack.send_failed(outgoing, self._clock.monotonic())
-            return
-        address = found[0][4]
-        self._transmit(outgoing, (str(address[0]), int(address[1])))
+    def _resolved(self, outgoing: Outgoing, address: str) -> None:
+        self._transmit(outgoing, (address, outgoing.flow.remote[1]))
+
+    def _failed(self, outgoing: Outgoing) -> None:
+        assert self._stack is not None
+        self._stack.send_failed(outgoing, self._clock.monotonic())
+        self._arm_soon()
 
     # --- the timer -------------------------------------------------------------------------------------------
 
@@ -155,8 +157,25 @@ def _bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def local_address(host: str) -> str:
+    """The IP address to bind for `host`: itself, or what the name stands for, IPv4 before IPv6 (a phone that was
+    told `localhost` tries that first). Blocks while a name is looked up. Raises `ConfigError` when it has none."""
+    with contextlib.suppress(ValueError):
+        return str(ip_address(host))
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except (OSError, ValueError) as error:  # ValueError: no name at all (IDNA, NUL)
+        raise ConfigError(
+            f"cannot listen on {host!r}: no address is known for that name ({error}); give an IP address of this "
+            "machine, or 0.0.0.0 for all"
+        ) from error
+    return str(min(found, key=lambda each: each[0] != socket.AF_INET)[4][0])
+
+
 def reachable_host(host: str) -> str:
-    """The address others can reach: `host` itself, or for a wildcard the one of the default route."""
+    """The address others can reach: that of `host` itself, or for a wildcard the one of the default route.
+    Raises `ConfigError` for a name that does not resolve."""
+    host = local_address(host)
     if not ip_address(host).is_unspecified:
         return host
     family, probe = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")

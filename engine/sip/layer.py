@@ -14,6 +14,7 @@ from engine.sip.headers import Via
 from engine.sip.message import Request, Response
 from engine.sip.timers import Timers
 from engine.sip.transaction import (
+    UNANSWERED,
     ClientInvite,
     ClientNonInvite,
     Deliver,
@@ -79,6 +80,11 @@ class TransactionLayer:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def awaits_response(self) -> bool:
+        """Whether a request of ours has no final response yet."""
+        return any(entry.transaction.state in UNANSWERED for entry in self._clients.values())
 
     # --- requests that come in -------------------------------------------------------------------------------
 

@@ -173,7 +173,8 @@ def _common(preferred: tuple[Codec, ...], media: Media) -> Codec | None:
 
 
 def _usable(sdp: Sdp, media: Media, local_address: str) -> bool:
-    """Plain RTP audio, to be sent from our address family to one host and not to a group."""
+    """Plain RTP audio, to be sent from our address family to one host and not to a group. The host may be a name:
+    the media worker then sends to where its audio comes from."""
     if media.kind != "audio" or not media.port or media.protocol not in RTP_PROTOCOLS:
         return False
     connection = sdp.connection_of(media)

@@ -14,7 +14,7 @@ from engine.ids import Ids, tag
 from engine.sip import events as ev
 from engine.sip.admission import ALLOW, SDP
 from engine.sip.dialog import Dialog, DialogId, Role
-from engine.sip.headers import NameAddr
+from engine.sip.headers import Headers, NameAddr
 from engine.sip.layer import DEFAULT_PORT, Address, Flow, Outgoing, TransactionLayer
 from engine.sip.message import Request, Response, response_to
 from engine.sip.timers import T1, T2, TRANSACTION_TIMEOUT, Timers
@@ -22,6 +22,7 @@ from engine.sip.transaction import ClientInvite, ServerInvite, State, Transactio
 from engine.sip.uri import OtherUri, SipUri
 
 HeaderList: TypeAlias = Iterable[tuple[str, str]]
+RINGING_S = 60.0  # §13.3.1.1: how often a call that rings on says so; a proxy gives up after 3 minutes
 MAX_BRANCHES = 16  # answers of a forked call that we would acknowledge and hang up; more is an attack
 # What a call that failed without any response counts as (§8.1.3.1), in words for people.
 FAILURES = {408: "no answer from the network", 487: "cancelled", 503: "the network could not send it"}
@@ -89,6 +90,11 @@ class Session:
         self._cancel_wanted = False
         self._bye_headers: HeaderList | None = None  # of a BYE that waits for the ACK of our 2xx
 
+    @property
+    def awaits_ack(self) -> bool:
+        """Whether a 2xx of ours is still to be acknowledged."""
+        return self._success is not None
+
     # --- as callee -------------------------------------------------------------------------------------------
 
     def begin_uas(self, transaction: ServerInvite, nat: bool, now: float) -> None:
@@ -99,14 +105,17 @@ class Session:
         self._respond(100, now)
 
     def ring(self, now: float, status: int = 180, body: bytes = b"", headers: HeaderList = ()) -> None:
-        """180, or 183 with a body for early media."""
+        """180, or 183 with a body for early media; again every minute until there is a final answer."""
         if self.role is Role.UAS and self.phase is Phase.INVITING:
             self._respond(status, now, body, headers)
+            self._clock.set(self, "ringing", now + RINGING_S)
 
     def answer(self, now: float, body: bytes, headers: HeaderList = ()) -> None:
-        """200, sent again at T1 to T2 until the ACK comes (§13.3.1.4)."""
+        """200, sent again at T1 to T2 until the ACK comes (§13.3.1.4). Raises ValueError as `hang_up` does."""
+        headers = checked(headers)
         if self.role is not Role.UAS or self.phase is not Phase.INVITING:
             return
+        self._clock.cancel(self, "ringing")
         self.phase = Phase.CONFIRMED
         self._succeed(now, body, headers)
 
@@ -135,9 +144,14 @@ class Session:
     # --- both ------------------------------------------------------------------------------------------------
 
     def hang_up(self, now: float, headers: HeaderList = ()) -> None:
-        """End it in whatever way its phase asks for: CANCEL, a refusal, or BYE."""
-        if self.phase is Phase.CONFIRMED and self._success is not None:
-            self._bye_headers = tuple(headers)  # §15: the callee must not send BYE before the ACK
+        """End it in whatever way its phase asks for: CANCEL, a refusal, or BYE.
+
+        Raises ValueError for a header that could not be sent (a name that is no token, a line break in the
+        value); then nothing has happened.
+        """
+        headers = checked(headers)
+        if self.awaits_ack:
+            self._bye_headers = headers  # §15: the callee must not send BYE before the ACK
         elif self.phase is Phase.CONFIRMED:
             self._send_bye(now, headers)
         elif self.phase is Phase.INVITING and self.role is Role.UAS:
@@ -243,8 +257,10 @@ class Session:
             self._lost(f"no answer to {transaction.request.method}", now)
 
     def fire(self, timer: str, now: float) -> None:
-        """One of our own timers: the 2xx again, or nobody ever acknowledged it."""
-        if timer == "retransmit" and self._success is not None:
+        """One of our own timers: the 180 or the 2xx again, or nobody ever acknowledged it."""
+        if timer == "ringing":
+            self._repeat_provisional(now)
+        elif timer == "retransmit" and self._success is not None:
             self._repeat_success(now)
         elif timer == "no-ack":
             self._lost("the 200 was never acknowledged", now)
@@ -387,6 +403,12 @@ class Session:
         self._clock.set(self, "retransmit", now + T1)
         self._clock.set(self, "no-ack", now + TRANSACTION_TIMEOUT)
 
+    def _repeat_provisional(self, now: float) -> None:
+        assert isinstance(self._invite, ServerInvite)
+        assert self._invite.last is not None
+        self._layer.respond(self._invite, self._invite.last, now)
+        self._clock.set(self, "ringing", now + RINGING_S)
+
     def _repeat_success(self, now: float) -> None:
         assert self._success is not None
         assert isinstance(self._invite, ServerInvite)
@@ -431,6 +453,14 @@ class _Nobody:
 
     def failed(self, transaction: Transaction, status: int, now: float) -> None:
         pass
+
+
+def checked(headers: HeaderList) -> tuple[tuple[str, str], ...]:
+    """The same headers, once they are known to be fit for a message: found out half-way through a change of
+    state, a line break in one would leave a call that neither side can end. Raises ValueError."""
+    headers = tuple(headers)
+    Headers(headers)
+    return headers
 
 
 def hop(local: Address, uri: SipUri | OtherUri, fallback: Address) -> Flow:

@@ -77,6 +77,14 @@ class Stack:
     def transaction_count(self) -> int:
         return len(self._layer)
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody is owed anything: no request of ours waits for a final response, no 2xx for its ACK.
+        Who closes the sockets earlier leaves a far end in a call that is over here. Transactions that only linger
+        for repeats do not count. Looks at every one: for an orderly end, not for each datagram."""
+        awaits_ack = any(session.awaits_ack for session in self._registry.dialogs.values())
+        return not awaits_ack and not self._layer.awaits_response
+
     def listen(self, listener: Listener) -> None:
         self._listeners[listener.bound] = listener
 

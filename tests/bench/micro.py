@@ -70,6 +70,10 @@ class StillIo:
     def aim(self, leg: int, rtp: Address | None, rtcp: Address | None) -> None:
         """Nowhere."""
 
+    def source(self, leg: int) -> Address | None:
+        """Nobody was heard from in particular."""
+        return None
+
     def receive(self, batch: Batch) -> None:
         legs = self._groups[self._step % SLOTS]
         self._step += 1
@@ -111,7 +115,9 @@ def tick(folder: Path, legs: int = LEGS) -> Micro:
     core = MediaCore(StillIo(legs), SeededIds(), lambda: 1.8e9, legs)
     for leg in range(legs):
         core.handle(p.Open(leg, "127.0.0.1"), 0.0)
-        core.handle(p.Aim(leg, "192.0.2.1", 4000, 4001, 0, p.PCMU, 101, 101, True, True, 30.0), 0.0)
+        core.handle(
+            p.Aim(leg, "192.0.2.1", 4000, "192.0.2.1", 4001, 0, 0, p.PCMU, 101, 101, True, True, 30.0), 0.0
+        )
         core.handle(p.Play(leg, 1, (p.Clip(str(clip), 0, 60 * p.SAMPLE_RATE),), True, 0, "0123456789*#"), 0.0)
     now = iter(SLOT_SECONDS * step for step in range(1_000_000_000))
     return Micro(f"media step, {legs} legs, no sockets", best(lambda: core.step(next(now)), 500))

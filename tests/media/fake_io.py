@@ -55,6 +55,7 @@ class FakeIo:
     sent_rtcp: dict[int, list[tuple[float, bytes]]] = field(default_factory=lambda: defaultdict(list))
     targets: dict[int, tuple[Address | None, Address | None]] = field(default_factory=dict)
     locks: list[tuple[int, Address]] = field(default_factory=list)
+    sources: dict[int, Address] = field(default_factory=dict)
     closed: list[int] = field(default_factory=list)
     arrived: dict[int, deque[bytes]] = field(default_factory=lambda: defaultdict(deque))
     arrived_rtcp: list[tuple[int, bytes]] = field(default_factory=list)
@@ -65,6 +66,9 @@ class FakeIo:
 
     def aim(self, leg: int, rtp: Address | None, rtcp: Address | None) -> None:
         self.targets[leg] = (rtp, rtcp)
+
+    def source(self, leg: int) -> Address | None:
+        return self.sources.get(leg)
 
     def receive(self, batch: Batch) -> None:
         batch.count = 0
@@ -85,6 +89,7 @@ class FakeIo:
 
     def locked(self) -> list[tuple[int, Address]]:
         locks, self.locks = self.locks, []
+        self.sources.update(locks)
         return locks
 
     def send(self, legs: NDArray[np.int64], packets: NDArray[np.void]) -> None:
@@ -99,6 +104,7 @@ class FakeIo:
 
     def close(self, leg: int) -> None:
         del self.targets[leg]
+        self.sources.pop(leg, None)
         self.closed.append(leg)
 
 
@@ -123,8 +129,10 @@ class Bench:
         settled: dict[str, object] = {
             "host": "192.0.2.1",
             "port": 4000,
+            "rtcp_host": "192.0.2.1",
             "rtcp_port": 4001,
             "payload_type": 0,
+            "receive_type": changes.get("payload_type", 0),
             "codec": p.PCMU,
             "dtmf_payload_type": 101,
             "dtmf_receive_type": 101,

@@ -212,12 +212,49 @@ def test_hold_in_the_middle_of_a_key_keeps_its_timestamp(bench: Bench) -> None:
     assert [packet.payload_type for packet in bench.sent(leg)] == [101] * 7
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "phone.example", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
 def test_nowhere_to_send(bench: Bench, host: str) -> None:
     leg = bench.open(host=host)
     bench.frames(3)
     assert bench.sent(leg) == []
     assert bench.io.targets[bench.row(leg)] == (None, None)
+
+
+def test_a_name_is_sent_to_once_it_is_heard(bench: Bench, tmp_path: Path) -> None:
+    leg = bench.open(host="phone.example", rtcp_host="phone.example")
+    row = bench.row(leg)
+    assert bench.io.targets[row] == (("phone.example", 4000), None)
+    what, pcm = clip(tmp_path, 1600)
+    bench.do(p.Play(leg, 1, (what,)))
+    bench.frames(5)
+    assert bench.sent(leg) == []
+    bench.io.locks.append((row, ("192.0.2.50", 4444)))
+    bench.arrive(leg, audio_packet(1, 160, bytes(160)))
+    bench.frames(12)
+    packets = bench.sent(leg)
+    assert packets[0].marker
+    assert np.array_equal(
+        octets(packets[:10]), g711.encode(pcm, g711.MU_LAW)
+    )  # none of it was lost meanwhile
+    bench.aim(leg, host="phone.example", send=False)
+    bench.frames(3)
+    bench.aim(leg, host="phone.example")  # the source is known still
+    bench.frames(3)
+    assert len(bench.sent(leg)) == 12 + 3
+
+
+def test_a_name_on_hold_stays_silent_when_it_is_heard(bench: Bench) -> None:
+    leg = bench.open(host="phone.example", send=False)
+    bench.io.locks.append((bench.row(leg), ("192.0.2.50", 4444)))
+    bench.frames(3)
+    assert bench.sent(leg) == []
+
+
+def test_rtcp_has_a_host_of_its_own(bench: Bench) -> None:
+    leg = bench.open(rtcp_host="192.0.2.7", rtcp_port=53020)
+    assert bench.io.targets[bench.row(leg)] == (("192.0.2.1", 4000), ("192.0.2.7", 53020))
+    bench.aim(leg, rtcp_host="rtcp.example")
+    assert bench.io.targets[bench.row(leg)] == (("192.0.2.1", 4000), None)
 
 
 def test_ports_that_do_not_exist(bench: Bench) -> None:
@@ -404,6 +441,36 @@ def test_a_recording_is_what_was_sent(bench: Bench, tmp_path: Path, law: int, fi
     first_sound = int(np.flatnonzero(pcm)[0])
     assert np.array_equal(heard[start:], pcm[first_sound:][: len(heard) - start])
     assert len(heard) == 160 * 50
+
+
+@pytest.mark.parametrize(("codec", "law"), [(p.PCMU, g711.MU_LAW), (p.PCMA, g711.A_LAW)])
+@pytest.mark.parametrize("kind", [96, 127, 0, 8])
+def test_a_codec_is_known_by_the_agreed_number(
+    bench: Bench, tmp_path: Path, codec: int, law: int, kind: int
+) -> None:
+    leg = bench.open(codec=codec, payload_type=codec, receive_type=kind)
+    path = tmp_path / "a.wav"
+    sound = RNG.integers(0, 256, 160 * 20).astype(np.uint8)
+    bench.do(p.Record(leg, str(path)))
+    for n in range(20):
+        payload = sound[160 * n : 160 * (n + 1)].tobytes()
+        bench.arrive(leg, audio_packet(n, 160 * n, payload, payload_type=kind))
+        bench.frames(1)
+    bench.do(p.StopRecord(leg))
+    heard, _ = soundfile.read(path, dtype="int16")
+    start, pcm = 160 * 2, g711.decode(sound, law)
+    ends = [heard[at:] for at in (start, start + 160)]
+    assert any(np.array_equal(end, pcm[: len(end)]) for end in ends)
+
+
+def test_an_unknown_number_is_not_heard(bench: Bench, tmp_path: Path) -> None:
+    leg, path = bench.open(receive_type=96), tmp_path / "a.wav"
+    bench.do(p.Record(leg, str(path)))
+    for n in range(20):
+        bench.arrive(leg, audio_packet(n, 160 * n, bytes(160), payload_type=97))
+        bench.frames(1)
+    bench.do(p.StopRecord(leg))
+    assert not soundfile.read(path, dtype="int16")[0].any()
 
 
 def test_a_new_source_in_the_middle_of_a_recording(bench: Bench, tmp_path: Path) -> None:

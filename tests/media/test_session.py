@@ -19,7 +19,10 @@ from engine.sip.offer import Negotiated
 from engine.sip.sdp import Codec, parse_sdp
 from speech.base import Segment
 
-SDP = parse_sdp(b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n")
+SDP = parse_sdp(
+    b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+    b"m=audio 4000 RTP/AVP 97\r\na=rtpmap:97 PCMA/8000\r\n"
+)
 
 
 class FakeLink:
@@ -236,11 +239,11 @@ async def test_aim(direction: str, held: bool, send: bool, receive: bool, timeou
     link, session = opened()
     settled = Negotiated(
         local=SDP,
-        codec=Codec(8, "PCMA", 8000),
+        codec=Codec(99, "PCMA", 8000),
         dtmf=Codec(96, "telephone-event", 8000),
         remote_address="192.0.2.7",
         remote_port=4000,
-        rtcp_address="192.0.2.7",
+        rtcp_address="192.0.2.8",
         rtcp_port=None,
         direction=direction,
         ptime=20,
@@ -249,7 +252,8 @@ async def test_aim(direction: str, held: bool, send: bool, receive: bool, timeou
     session.aim(settled, 9.0)
     (aim,) = link.sent
     assert isinstance(aim, p.Aim)
-    assert (aim.host, aim.port, aim.rtcp_port, aim.codec, aim.payload_type) == ("192.0.2.7", 4000, 4001, 8, 8)
+    assert (aim.host, aim.port, aim.rtcp_host, aim.rtcp_port) == ("192.0.2.7", 4000, "192.0.2.8", 4001)
+    assert (aim.codec, aim.payload_type, aim.receive_type) == (p.PCMA, 99, 97)
     assert (aim.send, aim.receive, aim.timeout) == (send, receive, timeout)
     assert (aim.dtmf_payload_type, aim.dtmf_receive_type) == (96, 96)
 

@@ -120,6 +120,25 @@ def test_a_name_is_no_address_to_bind(io: SocketIo) -> None:
         io.open(0, "localhost")
 
 
+def test_a_name_is_never_looked_up_but_answered_where_it_sends_from(
+    io: SocketIo, host: str, phones: list[Phone]
+) -> None:
+    phone = phones[0]
+    here = (host, io.open(7, host))
+    io.aim(7, ("localhost", phone.address[1]), None)
+    io.send(np.array([7]), frames(1))
+    assert (io.source(7), io.dropped) == (None, 0)
+    phone.send(here)
+    assert [leg for leg, _ in receive(io)] == [7]
+    assert io.source(7) == phone.address
+    io.send(np.array([7]), frames(2))
+    assert phone.socket.recv(2048) == frames(2).tobytes()  # the first went nowhere
+    io.aim(7, ("localhost", phone.address[1]), None)
+    assert io.source(7) == phone.address
+    io.aim(7, ("elsewhere.example", phone.address[1]), None)
+    assert io.source(7) is None
+
+
 def test_symmetric_rtp_and_strangers(io: SocketIo, host: str, phones: list[Phone]) -> None:
     announced, behind_nat, stranger = phones
     here = (host, io.open(7, host))

@@ -13,6 +13,7 @@ from tests.sip.ends import (
     BACKOFF,
     HOLD,
     OFFER,
+    End,
     assert_clean,
     established,
     first,
@@ -400,4 +401,114 @@ def test_everything_parses_and_nobody_repeats_a_branch_for_two_requests() -> Non
         if isinstance(message, Request):
             key = (message.via.branch, message.method)
             assert seen.setdefault(key, message.to_bytes().decode()) == message.to_bytes().decode()
+    assert_clean(alice, bob)
+
+
+# --- what the RFC wants of who lets it ring, and who closes ---------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [180, 183])
+def test_a_call_that_rings_on_says_so_every_minute(status: int) -> None:
+    wire = Wire()
+    alice, bob = pair(wire)
+    alice.call(bob.uri)
+    wire.run(1)
+    bob.session.ring(wire.now, status, ANSWER)
+    wire.run(200)
+    assert bob.times(f"SIP/2.0 {status}") == [0, 60, 120, 180]
+    assert len({bytes(message.body) for message in bob.sent(f"SIP/2.0 {status}")}) == 1
+    bob.session.answer(wire.now, ANSWER)
+    wire.run(200)
+    assert len(bob.times(f"SIP/2.0 {status}")) == 4
+    alice.one(ev.Answered).session.hang_up(wire.now)
+    assert_clean(alice, bob)
+
+
+def test_the_minute_counts_from_the_last_provisional() -> None:
+    wire = Wire()
+    alice, bob = pair(wire)
+    alice.call(bob.uri)
+    wire.run(1)
+    bob.session.ring(wire.now)
+    wire.run(40)
+    bob.session.ring(wire.now, 183)
+    wire.run(59)
+    assert len(bob.times("SIP/2.0 18")) == 2
+    wire.run(2)
+    assert bob.times("SIP/2.0 183") == [0, 60]
+    bob.session.refuse(wire.now, 486)
+    assert_clean(alice, bob)
+    assert len(bob.times("SIP/2.0 18")) == 3
+
+
+def test_a_call_that_was_only_tried_repeats_nothing() -> None:
+    wire = Wire()
+    alice, bob = pair(wire)
+    alice.call(bob.uri)
+    wire.run(200)
+    assert bob.times("SIP/2.0") == [0]
+
+
+def quiet(*ends: End) -> list[bool]:
+    return [end.stack.is_quiet for end in ends]
+
+
+def test_quiet_is_when_nobody_is_owed_anything() -> None:
+    wire = Wire()
+    alice, bob = pair(wire)
+    assert quiet(alice, bob) == [True, True]
+    call = alice.call(bob.uri)
+    assert quiet(alice, bob) == [False, True]  # no final response yet
+    wire.run(1)
+    assert quiet(alice, bob) == [False, True]  # that is the caller's to wait for
+    bob.session.answer(wire.now, ANSWER)
+    assert quiet(alice, bob) == [False, False]  # no ACK yet
+    wire.run(1)
+    assert quiet(alice, bob) == [True, True]
+    call.hang_up(wire.now)
+    assert quiet(alice, bob) == [False, True]
+    wire.run(1)
+    assert quiet(alice, bob) == [True, True]
+    assert min(alice.stack.transaction_count, bob.stack.transaction_count) > 0  # lingering for repeats
+
+
+def test_a_bye_that_waits_for_the_ack_is_not_quiet() -> None:
+    wire = Wire()
+    alice, bob = pair(wire)
+    bob.answering()
+    wire.drop = first("ACK", 2)
+    alice.call(bob.uri)
+    wire.run(0.1)
+    bob.session.hang_up(wire.now)
+    assert quiet(bob) == [False]
+    wire.run_until(lambda: bool(alice.of(ev.Ended)))
+    wire.run(1)
+    assert quiet(bob) == [True]
+
+
+@pytest.mark.parametrize("header", [("Reason", "a\r\nX: y"), ("Reason", "a\nb"), ("Rea son", "a")])
+def test_a_header_that_cannot_be_sent_changes_nothing(header: tuple[str, str]) -> None:
+    wire = Wire()
+    alice, bob = pair(wire)
+    call = alice.call(bob.uri)
+    wire.run(1)
+    with pytest.raises(ValueError, match="header"):
+        call.hang_up(wire.now, [header])
+    with pytest.raises(ValueError, match="header"):
+        bob.session.ring(wire.now, headers=[header])
+    with pytest.raises(ValueError, match="header"):
+        bob.session.answer(wire.now, ANSWER, [header])
+    with pytest.raises(ValueError, match="header"):
+        bob.session.refuse(wire.now, 486, [header])
+    wire.run(100)
+    assert bob.times("SIP/2.0") == [0]
+    bob.session.answer(wire.now, ANSWER)
+    for wait in (0, 1):  # before the ACK, and after
+        wire.run(wait)
+        with pytest.raises(ValueError, match="header"):
+            bob.session.hang_up(wire.now, [header])
+    assert bob.sent("BYE") == []
+    bob.session.hang_up(wire.now, iter([("Reason", "SIP;cause=200")]))
+    wire.run(1)
+    assert alice.one(ev.Ended).reason == "SIP;cause=200"
     assert_clean(alice, bob)

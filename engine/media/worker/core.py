@@ -23,7 +23,7 @@ from engine.media.worker.playout import Players
 from engine.media.worker.reception import Reception
 from engine.media.worker.recorder import Recorder
 from engine.media.worker.reports import Reporter
-from engine.media.worker.sockets import BATCH, Batch, PacketIo
+from engine.media.worker.sockets import BATCH, Batch, PacketIo, is_numeric
 
 MAX_LEGS = 4096  # twice what one core can carry, so that the tick and not this number is the limit
 SLOTS = 10
@@ -63,7 +63,9 @@ class MediaCore:
         self._sending = np.zeros(capacity, np.bool_)
         self._listening = np.zeros(capacity, np.bool_)
         self._keying = np.zeros(capacity, np.bool_)
+        self._awaiting = np.zeros(capacity, np.bool_)  # to send, once we have heard from where
         self._payload_type = np.zeros(capacity, np.uint8)
+        self._payload_type_in = np.full(capacity, NO_PAYLOAD_TYPE, np.uint8)
         self._event_type = np.full(capacity, NO_PAYLOAD_TYPE, np.uint8)
         self._event_type_in = np.full(capacity, NO_PAYLOAD_TYPE, np.uint8)
         self._law = np.zeros(capacity, np.uint8)
@@ -133,29 +135,36 @@ class MediaCore:
     def _reset(self, row: int) -> None:
         self.reception.reset(row)
         self.jitter.reset(row)
-        self._sending[row] = self._listening[row] = self._keying[row] = False
+        self._sending[row] = self._listening[row] = self._keying[row] = self._awaiting[row] = False
         self._marker[row] = rtp.MARKER
         # RFC 3550 §5.1: random starts, so that nobody can predict them
         self._sequence[row] = self._ids.number(15)
         self._timestamp[row] = self._ids.number(32)
         self._ssrc[row] = self._ids.number(32)
-        self._event_type[row] = self._event_type_in[row] = NO_PAYLOAD_TYPE
+        self._event_type[row] = self._event_type_in[row] = self._payload_type_in[row] = NO_PAYLOAD_TYPE
         self._timeout[row] = 0
         self._digits_in[row] = dtmf.DigitReceiver()
         self.reports.open(row, int(self._ssrc[row]))
 
     def _aim(self, row: int, command: p.Aim, now: float) -> None:
         target = _address(command.host, command.port)
-        self._io.aim(row, target, _address(command.host, command.rtcp_port) if target else None)
-        if command.send and not self._sending[row]:
-            self._marker[row] = rtp.MARKER  # RFC 3551 §4.1: sound begins again, after a hold for instance
-        self._sending[row] = command.send and target is not None
+        rtcp = _address(command.rtcp_host, command.rtcp_port) if target else None
+        self._io.aim(row, target, rtcp if rtcp and is_numeric(rtcp) else None)
+        known = target is not None and (is_numeric(target) or self._io.source(row) is not None)
+        self._awaiting[row] = command.send and target is not None and not known
+        self._send_audio(row, command.send and known)
         self._payload_type[row] = command.payload_type
+        self._payload_type_in[row] = command.receive_type
         self._law[row] = g711.A_LAW if command.codec == p.PCMA else g711.MU_LAW
         self._event_type[row] = _or_none(command.dtmf_payload_type)
         self._event_type_in[row] = _or_none(command.dtmf_receive_type)
         self._timeout[row] = command.timeout if command.receive else 0
         self._heard_at[row] = now
+
+    def _send_audio(self, row: int, send: bool) -> None:
+        if send and not self._sending[row]:
+            self._marker[row] = rtp.MARKER  # RFC 3551 §4.1: sound begins again, after a hold for instance
+        self._sending[row] = send
 
     def _send_digits(self, row: int, command: p.SendDigits) -> None:
         self._emit(self._end_digits(row) + self.players.stop(row))
@@ -252,6 +261,9 @@ class MediaCore:
                 self._take(self._batch.count, now)
             for row, (host, port) in self._io.locked():
                 self.events.append(p.SourceLocked(self._legs[row], host, port))
+                if self._awaiting[row]:
+                    self._awaiting[row] = False
+                    self._send_audio(row, True)
                 self.reports.source(row, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
             if self._batch.count < BATCH:
                 return
@@ -266,7 +278,8 @@ class MediaCore:
             rows, legs, lengths = rows[keep], legs[keep], lengths[keep]
         header = rtp.headers(rows)
         kind = header["second"] & 0x7F
-        audio = (kind == p.PCMU) | (kind == p.PCMA)
+        agreed = kind == self._payload_type_in[legs]
+        audio = agreed | (kind == p.PCMU) | (kind == p.PCMA)
         self.packets_received += len(legs)
         began = self.reception.count(
             legs,
@@ -284,7 +297,8 @@ class MediaCore:
             )
         heard = audio & self._listening[legs]
         if heard.any():
-            self._hear(legs[heard], header[heard], kind[heard], rows[heard], lengths[heard])
+            law = np.where(agreed, self._law[legs], kind == p.PCMA).astype(np.uint8)
+            self._hear(legs[heard], header[heard], law[heard], rows[heard], lengths[heard])
 
     def _straighten(self, row: int) -> bool:
         octets = self._batch.rows[row, : self._batch.lengths[row]]
@@ -308,11 +322,10 @@ class MediaCore:
         self,
         legs: Legs,
         header: NDArray[np.void],
-        kind: NDArray[np.uint8],
+        law: NDArray[np.uint8],
         rows: NDArray[np.uint8],
         lengths: NDArray[np.int64],
     ) -> None:
-        law = (kind == p.PCMA).astype(np.uint8)
         timestamp = header["timestamp"].astype(np.uint32)
         whole = lengths == rtp.FRAME.itemsize
         if whole.any():
@@ -400,12 +413,12 @@ class MediaCore:
 
 
 def _address(host: str, port: int) -> tuple[str, int] | None:
-    """Where to send, or None for hold and for what would stop the tick: a name to look up, a port past the last."""
+    """Whom to talk with, or None for hold and for a port past the last, which would stop the tick."""
     try:
-        literal = ip_address(host)
+        nobody = ip_address(host).is_unspecified
     except ValueError:
-        return None
-    return None if literal.is_unspecified or not 0 < port <= 0xFFFF else (host, port)
+        nobody = not host
+    return None if nobody or not 0 < port <= 0xFFFF else (host, port)
 
 
 def _or_none(payload_type: int | None) -> int:

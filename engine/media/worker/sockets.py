@@ -51,7 +51,12 @@ class PacketIo(Protocol):
         ...
 
     def aim(self, leg: int, rtp: Address | None, rtcp: Address | None) -> None:
-        """Send here until a source is locked. Lifts the lock when the address is another one."""
+        """Send here until a source is locked; to a name nothing is sent before. Lifts the lock when the address
+        is another one."""
+        ...
+
+    def source(self, leg: int) -> Address | None:
+        """The locked source."""
         ...
 
     def receive(self, batch: Batch) -> None:
@@ -82,6 +87,7 @@ class _Pair:
     rtp: socket.socket
     rtcp: socket.socket
     target: Address | None = None
+    sends_unlocked: bool = False  # `target` is numeric: a name would be looked up in the middle of the tick
     rtcp_target: Address | None = None
     source: Address | None = None  # the locked source
     former: Address | None = None  # the source before the last change of target
@@ -120,6 +126,10 @@ class SocketIo:
             pair.former, pair.refusals = pair.source, REFUSALS if rtp is not None else 0
             self._unlock(leg, pair)
         pair.target, pair.rtcp_target = rtp, rtcp
+        pair.sends_unlocked = rtp is not None and is_numeric(rtp)
+
+    def source(self, leg: int) -> Address | None:
+        return self._pairs[leg].source
 
     def receive(self, batch: Batch) -> None:
         view = batch.rows.data.cast("B")
@@ -172,7 +182,7 @@ class SocketIo:
         try:
             if pair.source is not None:
                 pair.rtp.send(packet)
-            elif pair.target is not None:
+            elif pair.target is not None and pair.sends_unlocked:
                 pair.rtp.sendto(packet, pair.target)
         except OSError:
             self.dropped += 1
@@ -223,6 +233,15 @@ class SocketIo:
         pair.source = None
         self._senders.pop(leg, None)
         self._receivers[pair.rtp.fileno()] = (leg, lambda view: self._receive_first(leg, pair, view))
+
+
+def is_numeric(address: Address) -> bool:
+    """Whether the host is an IP address and not a name."""
+    try:
+        ip_address(address[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _bind_pair(host: str, port: int, family: int) -> _Pair | None:

@@ -191,8 +191,9 @@ class Call:
     def _fail(self, error: Exception) -> None:
         """One call's bug ends that call only, and leaves its traceback where its owner looks."""
         if isinstance(error, MediaError | StoreError):
-            self.note("error", text=str(error))
-            self.end(replace(ending.NO_MEDIA, reason=str(error)))
+            if not self.is_ended:  # else what went wrong has been said already
+                self.note("error", text=str(error))
+                self.end(replace(ending.NO_MEDIA, reason=str(error)))
             return
         log.error("call failed", call=self.row.sid, exc_info=error)
         trace = "".join(traceback.format_exception(error))

@@ -40,7 +40,7 @@ class Leg:
         self._clock = clock
         self._session_id = ids.number(SESSION_ID_BITS)
         self._version = 1
-        self._answered = False
+        self._live = False  # whether audio flows: from the answer on, or with early media
         self._offer: Sdp | None = None  # ours, waiting for its answer
         self._local: Sdp | None = None  # what we said last
 
@@ -79,15 +79,15 @@ class Leg:
         return True
 
     def ring(self) -> None:
-        self._live.ring(self._now)
+        self._alive.ring(self._now)
 
     def answer(self) -> None:
         """200 with our answer, or with our offer where the caller made none."""
-        self._watch()
-        self._live.answer(self._now, self._description())
+        self._go_live()
+        self._alive.answer(self._now, self._description())
 
     def refuse(self, status: int, headers: Iterable[tuple[str, str]] = ()) -> None:
-        self._live.refuse(self._now, status, headers)
+        self._alive.refuse(self._now, status, headers)
 
     def acknowledged(self, request: Request) -> bool:
         """The ACK; after a late offer it carries the answer."""
@@ -96,9 +96,9 @@ class Leg:
     def reoffered(self, request: Request) -> None:
         """A re-INVITE: hold, resume, a new address. 488 leaves everything as it was (RFC 3264 §4)."""
         if self.take_offer(request.body):
-            self._live.accept_offer(self._now, self._description())
+            self._alive.accept_offer(self._now, self._description())
         else:
-            self._live.refuse_offer(self._now, 488)
+            self._alive.refuse_offer(self._now, 488)
 
     # --- we offer --------------------------------------------------------------------------------------------
 
@@ -123,12 +123,13 @@ class Leg:
         """The answer in a 200, or early in a 183. A 200 without one stands by what the 183 said."""
         if not body:
             return self.settled is not None
+        self._live = True
         return self._take_answer(body)
 
     def reoffer(self, direction: str) -> bool:
         """Put the far end on hold (`sendonly`, `inactive`) or take it back (`sendrecv`)."""
         offer = self.make_offer(direction)
-        if not self._live.offer(self._now, offer.to_bytes()):
+        if not self._alive.offer(self._now, offer.to_bytes()):
             return False
         self._offer = self._local = offer
         return True
@@ -157,12 +158,12 @@ class Leg:
         self._aim()
 
     def _aim(self) -> None:
-        if self.settled is not None:
-            self.media.aim(self.settled, self._settings.media_timeout if self._answered else 0.0)
+        if self.settled is not None and self._live:
+            self.media.aim(self.settled, self._settings.media_timeout)
 
-    def _watch(self) -> None:
-        # Before the answer a phone has no reason to send, so its silence means nothing.
-        self._answered = True
+    def _go_live(self) -> None:
+        # Before the answer nobody is to be heard: a phone has no reason to send yet, and who does is a stranger.
+        self._live = True
         self._aim()
 
     def _description(self) -> bytes:
@@ -172,7 +173,7 @@ class Leg:
         return self._local.to_bytes()
 
     @property
-    def _live(self) -> Session:
+    def _alive(self) -> Session:
         assert self.session is not None
         return self.session
 

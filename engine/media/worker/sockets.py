@@ -1,7 +1,8 @@
 """A worker's sockets: RTP in batches with one `recv` and one `send` a packet, RTCP beside it.
 
-Rows are legs throughout. Before a leg has heard anybody its socket is open to all; the first plausible packet
-connects it to where it came from (symmetric RTP), so a stranger's packets die in the kernel from then on.
+Rows are legs throughout. Before a leg has heard anybody its socket is open to all. The first plausible packet
+from where the SDP says, or a second of them from elsewhere (symmetric RTP), connects it to where it came from, so a
+stranger's packets die in the kernel from then on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from engine.media.worker import rtp
 
 ROW_OCTETS = 640  # 60 ms of G.711 (480), header, extension; a longer datagram is not ours and is dropped
 BATCH = 512  # packets taken from the kernel at once
-REFUSALS = 50  # 1 s of packets: who sent before a transfer is still sending, and must not win the lock again
+PROBATION = 50  # packets (a second) from elsewhere than the SDP says before that is where the far end is
 RECEIVE_BUFFER = (
     64 << 10
 )  # 200 ms of packets and their bookkeeping: a stalled worker finds them on its return
@@ -90,8 +91,8 @@ class _Pair:
     sends_unlocked: bool = False  # `target` is numeric: a name would be looked up in the middle of the tick
     rtcp_target: Address | None = None
     source: Address | None = None  # the locked source
-    former: Address | None = None  # the source before the last change of target
-    refusals: int = 0  # packets of the former source still to be ignored
+    candidate: Address | None = None  # who sends from elsewhere than the SDP says, and how often in a row
+    heard: int = 0
 
 
 class SocketIo:
@@ -122,11 +123,11 @@ class SocketIo:
 
     def aim(self, leg: int, rtp: Address | None, rtcp: Address | None) -> None:
         pair = self._pairs[leg]
-        if pair.source is not None and rtp != pair.target:
-            pair.former, pair.refusals = pair.source, REFUSALS if rtp is not None else 0
+        target = _normal(rtp)
+        if pair.source is not None and target != pair.target:
             self._unlock(leg, pair)
-        pair.target, pair.rtcp_target = rtp, rtcp
-        pair.sends_unlocked = rtp is not None and is_numeric(rtp)
+        pair.target, pair.rtcp_target = target, rtcp
+        pair.sends_unlocked = target is not None and is_numeric(target)
 
     def source(self, leg: int) -> Address | None:
         return self._pairs[leg].source
@@ -182,8 +183,8 @@ class SocketIo:
         try:
             if pair.source is not None:
                 pair.rtp.send(packet)
-            elif pair.target is not None and pair.sends_unlocked:
-                pair.rtp.sendto(packet, pair.target)
+            elif (destination := _unlocked_destination(pair)) is not None:
+                pair.rtp.sendto(packet, destination)
         except OSError:
             self.dropped += 1
 
@@ -218,9 +219,8 @@ class SocketIo:
         length, source = pair.rtp.recvfrom_into(view)
         if pair.target is None or not rtp.plausible(view[:length]):
             return 0  # nobody was invited to send yet, or this is no RTP
-        if source[:2] == pair.former and pair.former != pair.target and pair.refusals:
-            pair.refusals -= 1
-            return 0
+        if pair.sends_unlocked and source[:2] != pair.target and not self._passes_probation(pair, source[:2]):
+            return int(length) if _is_translated(pair) else 0
         pair.rtp.connect(source)
         pair.source = source[:2]
         self._locks.append((leg, source[:2]))
@@ -228,11 +228,42 @@ class SocketIo:
         self._senders[leg] = pair.rtp.send
         return int(length)
 
+    @staticmethod
+    def _passes_probation(pair: _Pair, source: Address) -> bool:
+        """Whether a source that the SDP does not name has sent for so long that it must be the far end.
+
+        A port's last call may still send to it, after a crash for instance: were the first packet to decide, that
+        stranger would get this call's audio. The address of the SDP needs no probation, and wins at any time.
+        """
+        if source != pair.candidate:
+            pair.candidate, pair.heard = source, 0
+        pair.heard += 1
+        return pair.heard >= PROBATION
+
     def _unlock(self, leg: int, pair: _Pair) -> None:
         _disconnect(pair.rtp)
-        pair.source = None
+        pair.source = pair.candidate = None
         self._senders.pop(leg, None)
         self._receivers[pair.rtp.fileno()] = (leg, lambda view: self._receive_first(leg, pair, view))
+
+
+def _is_translated(pair: _Pair) -> bool:
+    """Whether the candidate looks like the far end behind a NAT: on another host than its SDP says. It is heard and
+    spoken to at once; another port on the same host has to pass its probation first."""
+    return pair.candidate is not None and pair.target is not None and pair.candidate[0] != pair.target[0]
+
+
+def _unlocked_destination(pair: _Pair) -> Address | None:
+    if not pair.sends_unlocked:
+        return None
+    return pair.candidate if _is_translated(pair) else pair.target
+
+
+def _normal(address: Address | None) -> Address | None:
+    """As the kernel will write it: one IPv6 address has many spellings."""
+    if address is None or not is_numeric(address):
+        return address
+    return str(ip_address(address[0])), address[1]
 
 
 def is_numeric(address: Address) -> bool:

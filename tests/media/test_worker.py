@@ -133,6 +133,7 @@ async def test_a_killed_worker_ends_its_own_legs_and_is_started_again(
     monkeypatch.setattr(links[0], "_spawn", spawn_and_tell)
     ends = [await End().open(pool) for _ in range(4)]
     waiting = asyncio.create_task(ends[0].session.send_digits("W" * 50))
+    await asyncio.sleep(0)  # it runs up to its wait: the command is sent to a worker that lives
     pid = links[0].pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)

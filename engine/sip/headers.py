@@ -70,7 +70,7 @@ _MEDIA_TYPE = re.compile(rf"([{NAME_CHARS}]++)[ \t]*+/[ \t]*+([{NAME_CHARS}]++)"
 # `Watson, Thomas <sip:…>` is two list elements and `a@b <…>` two addresses: those need quotes. The
 # other characters outside token (UTF-8, parentheses) are unambiguous, and phones send them bare.
 _BARE_DISPLAY = re.compile(r'[^",;:@<>\\\x00-\x08\x0a-\x1f\x7f]*+')
-_TOKENS = re.compile(rf"[{NAME_CHARS}]++(?: [{NAME_CHARS}]++)*+")
+_TOKENS = re.compile(rf"[{NAME_CHARS}]++(?: [{NAME_CHARS}]++)*")
 
 
 def fold_name(name: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ DIRECTIONS = {  # (sends, receives)
 }  # fmt: skip
 DIRECTION_NAMES = {flags: name for name, flags in DIRECTIONS.items()}
 _RTPMAP = re.compile(r"([^\s/]++)/([0-9]{1,7})(?:/([0-9]{1,2}))?")
-_MEDIA_LINE = re.compile(r"(\S++) ([0-9]{1,5})(?:/([0-9]{1,5}))? (\S++)((?: ++\S++)*+)")
+_MEDIA_LINE = re.compile(r"(\S++) ([0-9]{1,5})(?:/([0-9]{1,5}))? (\S++)((?: ++\S++)*)")
 _ORIGIN = re.compile(r"(\S++) ([0-9]{1,20}) ([0-9]{1,20}) IN (IP4|IP6) (\S++)")
 _CONNECTION = re.compile(r"IN (IP4|IP6) ([A-Za-z0-9.:/_\-]++)")
 _TIMES = re.compile(r"([0-9]{1,20}) ([0-9]{1,20})")

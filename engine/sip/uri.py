@@ -36,8 +36,8 @@ _HEADERS = _run(_UNRESERVED + r"\[\]/?:+$=&")
 # "_" is not allowed in a host name, yet container and Windows networks hand such names out.
 _HOST = r"\[[0-9A-Fa-f:.]++\]|[A-Za-z0-9._\-]++"
 _SIP_URI = re.compile(
-    rf"(?:({_USER}++)(?::({_PASSWORD}*+))?@)?({_HOST})(?::([0-9]++))?"
-    rf"((?:;{_PARAM}++(?:={_PARAM}*+)?)*+)(?:\?({_HEADERS}*+))?"
+    rf"(?:({_USER}+)(?::({_PASSWORD}*))?@)?({_HOST})(?::([0-9]++))?"
+    rf"((?:;{_PARAM}+(?:={_PARAM}*)?)*)(?:\?({_HEADERS}*))?"
 )
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*+")
 _OPAQUE = re.compile(r'[^\x00-\x20"<>\x7f-\U0010ffff]++')

@@ -307,7 +307,10 @@ def make_folder(folder: Path) -> None:
 
 def lock_folder(folder: Path) -> IO[str]:
     """One engine per data folder: a second would close the first one's live calls as failed."""
-    handle = (folder / LOCK).open("w")
+    try:
+        handle = (folder / LOCK).open("w")
+    except OSError as error:
+        raise ConfigError(f"cannot write into the data folder {folder}: {error.strerror}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

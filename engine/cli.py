@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -27,11 +28,12 @@ from engine.call.instructions import source_url
 from engine.call.routing import check_row
 from engine.clock import SystemClock
 from engine.config import Config, NumberConfig, load, parse_ports
-from engine.console import TimelinePrinter, line
+from engine.console import ErrorPrinter, TimelinePrinter, line
 from engine.doctor import Finding, examine
 from engine.errors import ConfigError, SwitchhookError
 from engine.ids import RandomIds
 from engine.load import LoadPlan, LoadReport, Spread, Tally, run_load
+from engine.media.audio import load_file
 from engine.schema import CallRow, NumberRow
 from engine.signature import shown
 from engine.softphone import CallPlan, CallReport, Softphone, parse_digits
@@ -169,7 +171,7 @@ async def _serve(config: Config, trace: bool) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    engine = Engine(config, watchers=(TimelinePrinter(out),) if trace else ())
+    engine = Engine(config, watchers=(TimelinePrinter(out, by_call=True) if trace else ErrorPrinter(err),))
     await engine.start()
     calm_collector()
     if not engine.answers_somebody:
@@ -248,6 +250,7 @@ def call(
 
 
 async def _call(plan: CallPlan, host: str, as_json: bool) -> int:
+    await asyncio.to_thread(_check_files, plan)
     watchers = () if as_json else (TimelinePrinter(out),)
     async with Softphone(host, watchers=watchers) as phone:
         report = await phone.call(plan)
@@ -256,6 +259,16 @@ async def _call(plan: CallPlan, host: str, as_json: bool) -> int:
     else:
         _print_report(report)
     return exit_code(report)
+
+
+def _check_files(plan: CallPlan) -> None:
+    """Files that cannot be played or written are said before anybody's telephone rings."""
+    if plan.play is not None:
+        load_file(plan.play)
+    if plan.record is not None and not os.access(plan.record.parent, os.W_OK):
+        raise ConfigError(
+            f"cannot record to {plan.record}: there is no such folder, or it is not ours to write"
+        )
 
 
 def exit_code(report: CallReport) -> int:

@@ -25,7 +25,7 @@ MIN_PORTS = 4  # one leg's pair, and one to spare while the last call's is closi
 class SipConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`listen` as `udp:HOST:PORT` (IPv6 in brackets); `external_host` is what Via, Contact and SDP say."""
 
-    listen: tuple[str, ...] = ("udp:127.0.0.1:5060",)
+    listen: Annotated[tuple[str, ...], Meta(min_length=1)] = ("udp:127.0.0.1:5060",)
     external_host: str | None = None
 
 
@@ -79,7 +79,7 @@ class NumberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SpeechConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`engines` in order of preference; `cache_megabytes` bounds rendered and fetched prompts on disk."""
 
-    engines: tuple[Literal["espeak", "pyttsx3"], ...] = ("espeak", "pyttsx3")
+    engines: Annotated[tuple[Literal["espeak", "pyttsx3"], ...], Meta(min_length=1)] = ("espeak", "pyttsx3")
     processes: Annotated[int, Meta(ge=1, le=16)] = 1
     cache_megabytes: Annotated[int, Meta(ge=16)] = 1024
 
@@ -129,7 +129,7 @@ def load(path: Path | None) -> Config:
         return msgspec.toml.decode(path.read_bytes(), type=Config)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:  # covers both bad TOML and a bad setting
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # bad TOML, a bad setting, not even text
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -137,7 +137,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     """`udp:HOST:PORT`, `HOST:PORT` or `udp:[::1]:PORT` as (host, port)."""
     found = re.fullmatch(r"(?:udp:)?(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+)):(\d{1,5})", text)
     if found is None or int(found[3]) > 65535:
-        raise ConfigError(f"{text!r} is not udp:HOST:PORT (IPv6 as udp:[::1]:5060)")
+        raise ConfigError(f"{text!r} is not udp:HOST:PORT, or HOST:PORT for HTTP (IPv6 as udp:[::1]:5060)")
     return found[1] or found[2], int(found[3])
 
 

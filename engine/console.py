@@ -50,6 +50,7 @@ def _gather(data: Mapping[str, Any]) -> str:
 
 
 _RENDERERS: dict[str, tuple[str, Render]] = {
+    "call": ("bold", lambda data: f"{data['sid']}  {data['from']} → {data['to']}"),
     "sip": ("dim", _sip),
     "webhook": ("cyan", _webhook),
     "callback": ("cyan", _callback),
@@ -77,14 +78,28 @@ def line(offset: float, kind: str, data: Mapping[str, Any]) -> Text:
 
 
 class TimelinePrinter:
-    """A watcher that prints every note as it happens. With several calls, each line says whose it is."""
+    """A watcher that prints every note as it happens, under a name, or under the end of each call's own SID."""
 
-    def __init__(self, console: Console, name: str = "") -> None:
+    def __init__(self, console: Console, name: str = "", *, by_call: bool = False) -> None:
         self._console = console
         self._name = name
+        self._by_call = by_call
 
     def __call__(self, note: Note) -> None:
         text = line(note.offset, note.kind, note.data)
-        if self._name:
-            text = Text.assemble((f"{self._name:<7}", "dim"), text)
+        name = f"…{note.call_sid[-4:]}" if self._by_call else self._name
+        if name:
+            text = Text.assemble((f"{name:<7}", "dim"), text)
         self._console.print(text, soft_wrap=True)
+
+
+class ErrorPrinter:
+    """A watcher for whoever runs the engine without a trace: what went wrong, and where to read more."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, note: Note) -> None:
+        if note.kind == "error":
+            text = f"{_problem(note.data)}; see: switchhook calls {note.call_sid}"
+            self._console.print(text, style="red", soft_wrap=True)

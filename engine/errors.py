@@ -15,5 +15,9 @@ class ConfigError(SwitchhookError):
     """A setting is wrong: the text names the setting, the value and what to write instead."""
 
 
+class AddressInUseError(ConfigError):
+    """Another program has the address we were to listen on."""
+
+
 class MediaError(SwitchhookError):
     """A media worker could not do what call control asked of it (no free port, worker gone)."""

@@ -75,6 +75,9 @@ def test_numbers_are_added_listed_and_removed(tmp_path: Path) -> None:
             "nosuchmodule",
         ),
         (("serve", "--config", "/nonexistent.toml"), "cannot read /nonexistent.toml"),
+        (("serve", "--http", "foo"), "HOST:PORT for HTTP"),
+        (("call", "1000@127.0.0.1", "--record", "/nonexistent/x.wav"), "cannot record to /nonexistent/x.wav"),
+        (("call", "1000@127.0.0.1", "--play", __file__), "cannot be decoded"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_no_traceback(

@@ -100,6 +100,7 @@ class CallManager:
         timeline = Timeline(row.sid, self._services.clock, (self._keep, *self._watchers))
         instructions = Instructions(route, self._services.sources, timeline)
         call = Call(row, request, session, instructions, timeline, self._services, self._script)
+        call.note("call", **{"sid": row.sid, "from": row.from_, "to": row.to})
         call.note("sip", **sip_note("in", request, session.flow))
         call.note(
             "sip", **sip_note("out", response_to(request, 100), session.flow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from ipaddress import ip_address
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import structlog
 
 from engine.clock import Clock
-from engine.errors import ConfigError
+from engine.errors import AddressInUseError, ConfigError
 from engine.net.resolver import Resolver
 from engine.sip.layer import Address, Flow, Outgoing
 from engine.sip.stack import Listener, Stack
@@ -150,9 +151,10 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise ConfigError(
+        kind = AddressInUseError if error.errno == errno.EADDRINUSE else ConfigError
+        raise kind(
             f"cannot listen for SIP on {host}:{port} ({error.strerror}): "
-            "another program may have it; choose another with --sip udp:HOST:PORT, or port 0"
+            "another program may have it; choose another address, or port 0"
         ) from error
     return sock
 

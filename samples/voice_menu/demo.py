@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from engine.api.server import HttpServer
 from engine.app import DATABASE, Engine
 from engine.clock import SystemClock
 from engine.config import AppConfig, Config, HttpConfig, SipConfig
-from engine.errors import ConfigError, SwitchhookError
+from engine.errors import AddressInUseError, SwitchhookError
 from engine.media.audio import load_file
 from engine.schema import TERMINAL_STATUSES, CallRow
 from engine.softphone import CallPlan, CallReport, Softphone
@@ -151,19 +150,10 @@ async def _start_engine(data: str, voice_url: str, screen: Screen) -> Engine:
         try:
             await engine.start()
             return engine
-        except ConfigError:
-            if not port or _is_free(port):  # then something else is wrong
+        except AddressInUseError:
+            if not port:
                 raise
     raise AssertionError("port 0 is always free")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(type=socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 async def _call(stage: Stage, screen: Screen) -> list[str]:

@@ -111,11 +111,16 @@ def test_the_file_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
     for text, named in [
         ("[sip]\nlisen = []", "lisen"),
         ("[rtp]\nworkers = 'x'", "rtp.workers"),
+        ("[sip]\nlisten = []", "sip.listen"),
+        ("[speech]\nengines = []", "speech.engines"),
         ("[", "TOML|Expected|Invalid|invalid"),
     ]:
         path.write_text(text)
         with pytest.raises(ConfigError, match=named):
             load(path)
+    path.write_bytes(b"data = '\xff'")
+    with pytest.raises(ConfigError):
+        load(path)
     with pytest.raises(ConfigError, match="No such file"):
         load(tmp_path / "none.toml")
 

@@ -140,7 +140,7 @@ async def test_calls_that_a_killed_engine_left_are_closed_and_told_by_the_next(
     assert (asks[-1].params["CallSid"], asks[-1].params["CallDuration"]) == (row["sid"], "0")
     kinds = [(note["kind"], note.get("name")) for note in shown["timeline"]]
     assert ("verb", "Gather") in kinds
-    assert shown["timeline"][0]["line"].startswith("INVITE sip:1000@")
+    assert shown["timeline"][1]["line"].startswith("INVITE sip:1000@")
 
 
 async def test_a_second_engine_on_the_same_folder_is_refused(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class Screen:
         if reasons:
             self._console.print("\n[bold red]The call did not go as it should:[/]")
         else:
-            self._console.print("\n[bold green]The call was completed, and every word of it arrived.[/]")
+            self._console.print("\n[bold green]The call was completed, and each of its prompts was heard.[/]")
         for reason in reasons:
             self._console.print(Text(f"  {reason}", "red"), soft_wrap=True)
 

@@ -82,7 +82,7 @@ async def test_the_demonstration(start: Start, tmp_path: Path) -> None:
     check_shown(output + rest)
     assert (tmp_path / "once" / "demonstration.wav").stat().st_size > 16_000 * 5
     assert "port 5060 is taken" in shown
-    assert "every word of it arrived" in shown
+    assert "each of its prompts was heard" in shown
     os.killpg(serving.pid, signal.SIGINT)
     assert await finish(serving) == (0, "\n\nstopped\n")
 

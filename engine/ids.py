@@ -54,6 +54,14 @@ def branch(ids: Ids) -> str:
     return BRANCH_COOKIE + ids.hex(20)
 
 
+TAG_DIGITS = 12
+
+
 def tag(ids: Ids) -> str:
     """A From or To tag: at least 32 bits of randomness (RFC 3261 §19.3)."""
-    return ids.hex(12)
+    return ids.hex(TAG_DIGITS)
+
+
+def is_tag(text: str) -> bool:
+    """Whether `tag` may have made this: a tag of another shape was never ours, before a restart either."""
+    return len(text) == TAG_DIGITS and all(digit in "0123456789abcdef" for digit in text)

@@ -74,7 +74,8 @@ class Session:
         self.phase = Phase.INVITING
         self.dialog: Dialog | None = None
         self.timers: dict[str, float] = {}
-        self.tag = tag(ids)
+        # A new call that comes with a To tag (§12.2.2) keeps it, or its caller would not know the answer
+        self.tag = (request.to.tag if role is Role.UAS else None) or tag(ids)
         self._contact = contact
         self._layer = layer
         self._clock = timers

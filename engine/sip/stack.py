@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from engine.ids import Ids, tag
+from engine.ids import Ids, is_tag, tag
 from engine.sip import admission
 from engine.sip import events as ev
 from engine.sip.dialog import MAX_FORWARDS, Role
@@ -175,10 +175,16 @@ class Stack:
             self._reply(request, flow, refusal.status, refusal.headers)
         elif request.method == "CANCEL":
             self._receive_cancel(request, flow, now)
-        elif request.to.tag:
+        elif request.to.tag and not self._begins_anew(request):
             self._receive_in_dialog(request, flow, now)
         else:
             self._receive_new(request, flow, now)
+
+    def _begins_anew(self, request: Request) -> bool:
+        """§12.2.2: an INVITE in a dialog of another user agent, which failed and whose calls now come here, may be
+        taken as a new call. One whose tag has our own shape is of a call that we lost, and gets 481."""
+        known = _dialog_id(request) in self._registry.dialogs
+        return request.method == "INVITE" and not known and not is_tag(request.to.tag or "")
 
     def _refuse(self, request: Request) -> admission.Refusal | None:
         if self._layer.is_merged(request):
@@ -194,7 +200,7 @@ class Stack:
         """What frees memory is let in always; a call that is up can still be held and resumed among too many."""
         if request.method in ("BYE", "CANCEL"):
             return False
-        new_call = request.method == "INVITE" and not request.to.tag
+        new_call = request.method == "INVITE" and (not request.to.tag or self._begins_anew(request))
         return len(self._layer) >= MAX_TRANSACTIONS or (new_call and self.session_count >= MAX_SESSIONS)
 
     def _receive_ack(self, ack: Request, now: float) -> None:

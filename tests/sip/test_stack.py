@@ -95,7 +95,7 @@ REFUSALS: list[tuple[bytes, int, dict[str, str]]] = [
     (message("BYE"), 481, {}),
     (message("BYE", to="<sip:bob@192.0.2.2>;tag=x"), 481, {}),
     (message("INFO", to="<sip:bob@192.0.2.2>;tag=x"), 481, {}),
-    (message("INVITE", to="<sip:bob@192.0.2.2>;tag=x"), 481, {}),
+    (message("INVITE", to="<sip:bob@192.0.2.2>;tag=0123456789ab"), 481, {}),
     (message("OPTIONS", to="<sip:bob@192.0.2.2>;tag=x"), 481, {}),
     (message("CANCEL"), 481, {}),
     (message().replace(b"CSeq: 1 INVITE", b"CSeq: 1 BYE"), 400, {}),
@@ -368,3 +368,27 @@ def test_over_ipv6() -> None:
     assert len(bob.of(ev.Ended)) == 1
     assert wire.log[0].line == "INVITE sip:bob@[2001:db8::2] SIP/2.0"
     assert_clean(alice, bob)
+
+
+def test_an_invite_for_another_agents_dialog_begins_a_call_under_its_tag() -> None:
+    bench = Bench()
+    bench.feed(message(to="<sip:bob@192.0.2.2>;tag=never-ours"))
+    (invited,) = [event for event in bench.events if isinstance(event, ev.Invited)]
+    before = len(bench.outgoing)
+    invited.session.answer(0.0, b"v=0\r\n")
+    answer = bench.outgoing[before].message
+    assert isinstance(answer, Response)
+    assert (answer.status, answer.to.tag) == (200, "never-ours")
+    bench.feed(
+        message(
+            "ACK", to="<sip:bob@192.0.2.2>;tag=never-ours", via="SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKtwo"
+        )
+    )
+    assert isinstance(bench.events[-1], ev.Acknowledged)
+    bye = message(
+        "BYE",
+        to="<sip:bob@192.0.2.2>;tag=never-ours",
+        cseq=2,
+        via="SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK3",
+    )
+    assert bench.answer(bye).status == 200

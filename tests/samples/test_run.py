@@ -96,7 +96,7 @@ def check_shown(output: str) -> None:
         "/sales → 200",
         "→ BYE",
         "what the phone heard",
-        "every word",
+        "each of its prompts",
     ]
     places = [output.find(words) for words in in_order]
     assert -1 not in places, output

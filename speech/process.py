@@ -82,7 +82,8 @@ class SpeechProcess:
                     if (reply := await _read(process)).id == number:
                         return reply
         except (asyncio.IncompleteReadError, ConnectionError):
-            await self._discard(process)
+            # It has ended by itself. Popen.kill would reap it before asyncio's watcher, which then knows no exit status.
+            await self._discard(process, kill=False)
             reason = f"The speech process ended while rendering (exit status {process.returncode})."
             raise SpeechError(reason) from None
         except TimeoutError:
@@ -92,11 +93,12 @@ class SpeechProcess:
             await self._discard(process)  # the stream cannot be read on from here
             raise
 
-    async def _discard(self, process: Process) -> None:
+    async def _discard(self, process: Process, *, kill: bool = True) -> None:
         if process is self._process:
             self._process = None
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        if kill:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
         await _end(process)
 
 

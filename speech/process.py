@@ -82,7 +82,7 @@ class SpeechProcess:
                     if (reply := await _read(process)).id == number:
                         return reply
         except (asyncio.IncompleteReadError, ConnectionError):
-            # It has ended by itself. Popen.kill would reap it before asyncio's watcher, which then knows no exit status.
+            # It has ended by itself: Popen.kill would reap it before asyncio's watcher, and lose its exit status.
             await self._discard(process, kill=False)
             reason = f"The speech process ended while rendering (exit status {process.returncode})."
             raise SpeechError(reason) from None
